@@ -1,0 +1,170 @@
+package house
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/nodetun/nodetun/"
+
+// layers lists what each package may import of ours: its name is a path below
+// the module, a trailing /... takes the packages below it too. Nothing else.
+var layers = map[string][]string{
+	"identity":            {},
+	"internal/atomicfile": {},
+	"internal/rules":      {},
+	"internal/vnet":       {},
+	"internal/packet":     {},
+	"internal/nstest":     {},
+	"internal/house":      {},
+	"internal/netmon":     {},
+
+	"magicsock/disco":      {"identity"},
+	"relay":                {"identity"},
+	"relay/relayclient":    {"identity", "relay"},
+	"relay/relayserver":    {"identity", "relay"},
+	"internal/wire":        {"identity", "internal/packet"},
+	"magicsock/nodemap":    {"identity", "magicsock/disco"},
+	"magicsock/udpconn":    {"identity"},
+	"magicsock/relayactor": {"identity", "relay/..."},
+	"magicsock":            {"identity", "magicsock/...", "relay/...", "internal/netmon"},
+	"discovery":            {"identity"},
+	"discovery/static":     {"identity", "discovery"},
+	"endpoint":             {"identity", "magicsock/...", "discovery", "relay/..."},
+
+	"tun":      {"internal/vnet"},
+	"netstack": {"internal/vnet", "internal/packet"},
+	"routing":  {"identity"},
+	"dnsmap":   {"identity", "internal/atomicfile"},
+
+	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules"},
+	"internal/config":   {"identity", "internal/atomicfile", "internal/rules"},
+	"internal/localapi": {"identity"},
+	"internal/daemon": {"identity", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/relayactor", "internal/engine",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet"},
+
+	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "relay/relayserver"},
+	"endpoint/examples/echo": {"identity", "endpoint", "magicsock"},
+}
+
+// homes names, for each outside module that has one, the packages that may
+// import it.
+var homes = map[string][]string{
+	"golang.zx2c4.com/wireguard":       {"tun"},
+	"gvisor.dev/gvisor":                {"netstack"},
+	"github.com/quic-go/quic-go":       {"endpoint"},
+	"github.com/pion/stun/v2":          {"magicsock/netcheck", "relay/relayserver"},
+	"github.com/vishvananda/netlink":   {"tun", "routing", "internal/netmon"},
+	"github.com/vishvananda/netns":     {"internal/nstest"},
+	"github.com/spf13/cobra":           {"cmd/nodetun"},
+	"github.com/pelletier/go-toml/v2":  {"internal/config", "relay/relayserver"},
+	"github.com/miekg/dns":             {"dnsmap"},
+	"github.com/godbus/dbus/v5":        {"dnsmap"},
+	"github.com/coder/websocket":       {"relay/relayserver", "relay/relayclient"},
+	"github.com/coreos/go-systemd/v22": {"internal/daemon"},
+	"filippo.io/edwards25519":          {"identity"},
+}
+
+type goPackage struct {
+	ImportPath, Dir string
+	Imports         []string
+}
+
+// packages asks the go command for every package and its direct imports,
+// without those of its tests: a test may reach where the product may not.
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,Imports", module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var list []goPackage
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+	if len(list) < 10 {
+		t.Fatalf("go list found only %d packages", len(list))
+	}
+	return list
+}
+
+// allowed reports whether pattern list permits the path.
+func allowed(list []string, path string) bool {
+	return slices.ContainsFunc(list, func(pattern string) bool {
+		below, all := strings.CutSuffix(pattern, "/...")
+		return path == pattern || all && (path == below || strings.HasPrefix(path, below+"/"))
+	})
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		may, known := layers[name]
+		if !known {
+			if parent := parentOf(name); parent == "" {
+				t.Errorf("%s has no place in the layout: add it to layers and to ARCHITECTURE.md", name)
+				continue
+			} else {
+				may = append(slices.Clone(layers[parent]), parent, parent+"/...")
+			}
+		}
+		for _, imported := range p.Imports {
+			ours, ok := strings.CutPrefix(imported, module)
+			if ok && !allowed(may, ours) {
+				t.Errorf("%s imports %s, which is not below it", name, ours)
+			}
+		}
+	}
+}
+
+// parentOf finds the listed package that name lies below: helpers such as
+// tun/tuntest share the rules of the package they serve.
+func parentOf(name string) string {
+	for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+		if _, ok := layers[dir]; ok {
+			return dir
+		}
+	}
+	return ""
+}
+
+func TestOutsideModulesStayHome(t *testing.T) {
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		for _, imported := range p.Imports {
+			for outside, home := range homes {
+				if imported != outside && !strings.HasPrefix(imported, outside+"/") {
+					continue
+				}
+				inside := slices.ContainsFunc(home, func(h string) bool {
+					return name == h || strings.HasPrefix(name, h+"/")
+				})
+				if !inside {
+					t.Errorf("%s imports %s, whose home is %v", name, imported, home)
+				}
+			}
+		}
+	}
+}
+
+func TestPackagesAreDocumented(t *testing.T) {
+	for _, p := range packages(t) {
+		if _, err := os.Stat(filepath.Join(p.Dir, "doc.go")); err != nil && !strings.Contains(p.ImportPath, "/examples/") {
+			t.Errorf("%s has no doc.go", p.ImportPath)
+		}
+	}
+}
