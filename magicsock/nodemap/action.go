@@ -1,0 +1,64 @@
+package nodemap
+
+import (
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/disco"
+)
+
+// Kind is what an [Action] asks for.
+type Kind uint8
+
+// Kinds of actions, with the fields that are set besides Kind and Node.
+const (
+	// SendPing: a disco ping with TxID to To, padded to Size bytes of UDP payload
+	// (0: not padded).
+	SendPing Kind = iota + 1
+	// SendPong: a disco pong with TxID to To; Src is where the ping came from.
+	SendPong
+	// SendCallMeMaybe: our direct addresses through the relay To.Relay.
+	SendCallMeMaybe
+	// PathChanged: the path went from Before, BeforeRoute to After, Route, with
+	// Reason. For logs and for whoever watches; the Map is already there.
+	PathChanged
+	// Resend: send the last QUIC packets of the node again to Route (after an
+	// outage, or because the direct address fell silent).
+	Resend
+	// Discover: no address that answers is known; ask discovery.
+	Discover
+)
+
+// String returns the name of the kind.
+func (k Kind) String() string {
+	switch k {
+	case SendPing:
+		return "ping"
+	case SendPong:
+		return "pong"
+	case SendCallMeMaybe:
+		return "call-me-maybe"
+	case PathChanged:
+		return "path-changed"
+	case Resend:
+		return "resend"
+	case Discover:
+		return "discover"
+	}
+	return "unknown"
+}
+
+// Action is something the driver has to do. It is one flat value, so that a
+// slice of them is reused without allocation.
+type Action struct {
+	Kind Kind
+	Node identity.NodeID
+	To   Addr
+	Src  Addr
+	TxID disco.TxID
+	Size int
+
+	Before      ConnType
+	BeforeRoute Route
+	After       ConnType
+	Route       Route
+	Reason      Reason
+}

@@ -1,0 +1,60 @@
+// Package nodemap decides, for every node, which path a packet takes: a direct
+// UDP address, a relay, or both. It is the pure heart of magicsock: no socket,
+// no goroutine, no clock and no randomness of its own. Time goes in with every
+// call, [Action] values come out, and whoever holds the sockets carries them
+// out in the order given.
+//
+// It is not a codec (magicsock/disco), it sends nothing, and it does not choose
+// relays (magicsock/relayactor) or find own addresses (magicsock/netcheck).
+//
+// # How it is driven
+//
+//	Route(now, mapped, …)      before each QUIC send: where it goes
+//	Received(now, from, …)     for each QUIC packet or batch that arrived
+//	HandlePing, HandlePong, HandleCallMeMaybe   for each disco message that opened
+//	Tick(now)                  when the time of Next has come
+//
+// Next is a plain field read. It may move to an earlier time with any call, also
+// with a Route or Received that returned no action, so the driver compares it
+// with its timer after each call. A zero time means that nothing is due.
+//
+// A Map is not safe for concurrent use; magicsock guards it with one mutex. The
+// returned slice of actions is reused: it is valid until the next call of any
+// method, so copy it before the mutex is given away. Actions of one call are
+// carried out in order and before the payload that Route was asked for, so
+// that a ping opens the far node map before the first QUIC packet arrives there.
+//
+// # Paths
+//
+// A direct address is usable when this node owns it in the ip:port index, a pong
+// to a ping of ours to that very address came within the last 6.5 s (S7, S8) and
+// one such ping was padded to 1200 bytes of UDP payload. Pings to addresses whose
+// last padded pong is older than 60 s are padded, first ones included, so a new
+// path is qualified in one round trip; an unanswered address gets a small ping
+// beside it from the second try on, which tells a small path from a dead one.
+// Only a ping back to an address that sent us a small ping is small at first, so
+// that a replayed ping never draws more bytes than it has.
+//
+// Only pongs renew trust. While payload is sent the address is pinged at least
+// every 3 s, an idle session every 5 s for 45 s after its last payload, and then
+// nothing is sent at all.
+//
+// A path is watched while it carries payload. Nothing heard on it 0.5 s after a
+// packet: a padded ping, repeated every second. That ping unanswered for twice
+// the latency (0.25 to 1 s): payload goes over the relay too (mixed), the last
+// packets are sent again ([Resend]) and every other address is pinged. 3 s after
+// the packet: the path is left until a pong comes. Pings without a pong count
+// the same even when payload still arrives, which finds the path that died in
+// our direction only.
+//
+// Without any usable path and with no relay known, one candidate address gets
+// at most three times the bytes that came from it and ten packets in 5 s (S7).
+//
+// # Deviations from iroh-net 0.28.1
+//
+// Received payload does not renew trust; an untrusted address never carries bulk
+// beside a relay; a call-me-maybe that does not name the present address makes it
+// suspect instead of dropping it; latency of the present address is averaged and
+// a change needs a gain of 20 % and 0.5 ms; the relay path is pinged while it
+// carries payload; peers are never pruned. A peer sees none of it but the pings.
+package nodemap

@@ -1,0 +1,153 @@
+package nodemap
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/disco"
+)
+
+// Errors of [Map.Add].
+var (
+	// ErrSelf says that the node address is that of this node.
+	ErrSelf = errors.New("connecting to ourself is not supported")
+	// ErrNoAddresses says that neither a relay nor an acceptable direct address
+	// is known for the node, the given ones included.
+	ErrNoAddresses = errors.New("no usable address for node")
+)
+
+// Addr is one way to reach a node. Exactly one field is set; the zero Addr is
+// none.
+type Addr struct {
+	UDP   netip.AddrPort
+	Relay identity.RelayURL
+}
+
+// UDPAddr returns the Addr of a direct address.
+func UDPAddr(a netip.AddrPort) Addr { return Addr{UDP: a} }
+
+// RelayAddr returns the Addr of a relay.
+func RelayAddr(u identity.RelayURL) Addr { return Addr{Relay: u} }
+
+// IsZero says that a is no address.
+func (a Addr) IsZero() bool { return !a.UDP.IsValid() && a.Relay.IsZero() }
+
+// String returns the ip:port or the relay URL, "none" for the zero Addr.
+func (a Addr) String() string {
+	switch {
+	case a.UDP.IsValid():
+		return a.UDP.String()
+	case !a.Relay.IsZero():
+		return a.Relay.String()
+	}
+	return "none"
+}
+
+// Route says where a batch of payload to a node goes.
+type Route struct {
+	// Node is the receiver; zero when the mapped address belongs to nobody.
+	Node identity.NodeID
+	// UDP is the direct address to send to, zero for none.
+	UDP netip.AddrPort
+	// Relay is the relay to send through, zero for none. With UDP set as well
+	// the payload goes both ways.
+	Relay identity.RelayURL
+	// Limit is the number of leading packets of the batch that may leave, 0 for
+	// all of them. It is set only for an address without a fresh pong (S7); the
+	// driver drops the rest.
+	Limit int
+}
+
+// IsZero says that there is nowhere to send to: the payload is dropped.
+func (r Route) IsZero() bool { return !r.UDP.IsValid() && r.Relay.IsZero() }
+
+// Source says where a direct address came from. Discovery services use their
+// own names.
+type Source string
+
+// Sources known to this package.
+const (
+	SourceUDP   Source = "udp"   // a packet of the node came from there
+	SourceRelay Source = "relay" // a call-me-maybe of the node named it
+	SourceSaved Source = "saved" // the last good addresses on disk
+	SourceApp   Source = "app"   // the user or the application gave it: never given up while payload is sent
+)
+
+// ConnType is the kind of path that payload to a node takes.
+type ConnType uint8
+
+// Kinds of paths. ConnNone also stands for a session that is idle and for
+// payload that goes to an address that has not answered yet.
+const (
+	ConnNone ConnType = iota
+	ConnDirect
+	ConnMixed
+	ConnRelay
+)
+
+// String returns none, direct, mixed or relay.
+func (c ConnType) String() string {
+	switch c {
+	case ConnDirect:
+		return "direct"
+	case ConnMixed:
+		return "mixed"
+	case ConnRelay:
+		return "relay"
+	}
+	return "none"
+}
+
+// Reason says why the path of a node changed.
+type Reason string
+
+// Reasons of a change of path.
+const (
+	ReasonFirst   Reason = "first packet"          // payload after silence, over the relay
+	ReasonPong    Reason = "pong"                  // the first pong of a usable address
+	ReasonBetter  Reason = "lower latency"         // another address answers faster
+	ReasonSilent  Reason = "no answer"             // payload or pings on the address went unanswered
+	ReasonTrust   Reason = "trust lapsed"          // no pong for 6.5 s
+	ReasonNetwork Reason = "network changed"       // [Map.NetworkChanged]
+	ReasonSend    Reason = "sending failed"        // [Map.SendFailed]
+	ReasonRelay   Reason = "relay learned"         // the relay of the node became known or changed
+	ReasonOwner   Reason = "address taken or lost" // another node answers there, or it became our own
+	ReasonIdle    Reason = "idle"                  // no payload for 45 s; not counted as a switch
+	ReasonAlive   Reason = "answered again"        // the suspect address answered
+	ReasonCallMe  Reason = "call-me-maybe"         // the node named other addresses
+)
+
+// Config holds what a Map needs from outside.
+type Config struct {
+	// Self is this node; its own id is never entered.
+	Self identity.NodeID
+	// Peer says that a node is paired: never pruned, never a stranger. It is
+	// called with the Map's guard held and must be quick. Nil means no node is.
+	Peer func(identity.NodeID) bool
+	// NewTxID makes random transaction ids. Nil means crypto/rand.
+	NewTxID func() disco.TxID
+	// Open says that every node is admitted (library endpoint): nodes that we
+	// neither added nor are paired with are limited as S6 says.
+	Open bool
+	// LoopbackOK accepts loopback addresses of other nodes; set when a socket is
+	// bound to loopback.
+	LoopbackOK bool
+}
+
+// connText returns the text iroh-net 0.28.1 shows for a path.
+func connText(c ConnType, r Route) string {
+	var b strings.Builder
+	switch c {
+	case ConnDirect:
+		b.WriteString("direct(" + r.UDP.String() + ")")
+	case ConnMixed:
+		b.WriteString("mixed(udp: " + r.UDP.String() + ", relay: " + r.Relay.String() + ")")
+	case ConnRelay:
+		b.WriteString("relay(" + r.Relay.String() + ")")
+	default:
+		b.WriteString("none")
+	}
+	return b.String()
+}
