@@ -1,0 +1,279 @@
+package udpconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// MaxMessage is the size of a buffer that holds any message: what the kernel
+// joins at most, and more than any single datagram.
+const MaxMessage = 64 << 10
+
+// A send of several packets (see Conn.Write) is limited by the kernel.
+const (
+	// MaxSegments is the largest number of packets.
+	MaxSegments = 64
+	// MaxSend is the largest number of bytes.
+	MaxSend = 63000
+)
+
+// Message is what one receive yields: one packet, or several of one size from
+// one source (the last may be shorter).
+type Message struct {
+	// Buf belongs to the caller and receives the bytes; MaxMessage long, lest
+	// packets be cut.
+	Buf []byte
+	// N is the number of bytes received.
+	N int
+	// Seg is the size of each packet but the last; Seg == N for a single one.
+	Seg int
+	// From is the source. IPv4 addresses are never in their IPv6 form.
+	From netip.AddrPort
+	// TOS is the type of service or traffic class byte; its low two bits are
+	// the ECN field. 0 where the system does not tell.
+	TOS uint8
+}
+
+// Conn is one UDP socket of one IP version. See the package comment for who
+// may call what.
+type Conn struct {
+	network string // "udp4" or "udp6"
+	cfg     Config
+
+	cur atomic.Pointer[socket] // never nil
+	rx  receiver               // used by the one reader
+
+	mu       sync.Mutex // guards replacing cur, and the fields below
+	deadline time.Time  // of reads, kept for the next socket
+	closed   bool
+
+	stats counters
+}
+
+// socket is one file descriptor in the life of a Conn. Its noGSO is what EIO
+// taught us about it.
+type socket struct {
+	*net.UDPConn
+	raw   syscall.RawConn
+	local netip.AddrPort
+	noGSO atomic.Bool
+	wrote atomic.Bool // the first send was tried, see sendmsg
+}
+
+// listen binds one socket. The error wraps ErrPortInUse where that is the cause.
+func listen(network string, addr netip.AddrPort, cfg Config) (*Conn, error) {
+	c := &Conn{network: network, cfg: cfg}
+	c.rx.init()
+	s, err := c.bind(addr)
+	if err != nil {
+		return nil, err
+	}
+	c.cur.Store(s)
+	return c, nil
+}
+
+// bind makes a socket with all its options. The whole Config is read again for
+// each, so that a rebound socket lacks nothing.
+func (c *Conn) bind(addr netip.AddrPort) (*socket, error) {
+	lc := net.ListenConfig{Control: MarkControl(c.cfg.Mark, c.cfg.Logger)}
+	pc, err := lc.ListenPacket(context.Background(), c.network, addr.String())
+	if err != nil {
+		if errors.Is(err, errAddrInUse) {
+			err = fmt.Errorf("%w: %w", ErrPortInUse, err)
+		}
+		return nil, fmt.Errorf("bind %s %s: %w", c.network, addr, err)
+	}
+	uc := pc.(*net.UDPConn)
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		uc.Close()
+		return nil, fmt.Errorf("bind %s %s: %w", c.network, addr, err)
+	}
+	s := &socket{UDPConn: uc, raw: raw, local: uc.LocalAddr().(*net.UDPAddr).AddrPort()}
+	if err := setOptions(s, c.network == "udp6"); err != nil {
+		c.cfg.Logger.Warn("udp socket options", "network", c.network, "err", err)
+	}
+	return s, nil
+}
+
+// LocalAddr is the bound address.
+func (c *Conn) LocalAddr() netip.AddrPort { return c.cur.Load().local }
+
+// Is6 reports whether this is the IPv6 socket.
+func (c *Conn) Is6() bool { return c.network == "udp6" }
+
+// SyscallConn is the present socket's file descriptor.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.cur.Load().raw, nil }
+
+// Read waits for packets and fills ms from the front. It returns the number of
+// messages, at least 1, or an error: one that wraps net.ErrClosed after Close,
+// os.ErrDeadlineExceeded after the deadline. Rebind does not end it.
+func (c *Conn) Read(ms []Message) (int, error) {
+	for {
+		s := c.cur.Load()
+		n, err := c.receive(s, ms, true)
+		if n > 0 {
+			return n, nil
+		}
+		if errors.Is(err, net.ErrClosed) && c.replaced(s) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// TryRead is Read that returns 0 where Read would wait.
+func (c *Conn) TryRead(ms []Message) (int, error) {
+	s := c.cur.Load()
+	n, err := c.receive(s, ms, false)
+	if errors.Is(err, net.ErrClosed) && c.replaced(s) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// replaced waits for a running Rebind and reports whether s has a successor.
+func (c *Conn) replaced(s *socket) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.closed && c.cur.Load() != s
+}
+
+// SetReadDeadline is that of net.Conn: a time in the past wakes the reader.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	return c.cur.Load().SetReadDeadline(t)
+}
+
+// Write sends b to one destination, as packets of seg bytes of which the last
+// may be shorter; seg ≤ 0 or ≥ len(b) makes it one packet. At most MaxSegments
+// packets and MaxSend bytes. ecn are the two ECN bits. b is not kept.
+//
+// Packets that the network refuses are counted and not reported, as if they
+// had been lost on the way: an error means that the socket is closed.
+func (c *Conn) Write(b []byte, seg int, ecn uint8, to netip.AddrPort) error {
+	s := c.cur.Load()
+	if seg <= 0 || seg >= len(b) {
+		return c.verdict(s, c.send(s, b, 0, ecn, to))
+	}
+	if s.noGSO.Load() {
+		return c.writeEach(s, b, seg, ecn, to)
+	}
+	err := c.send(s, b, seg, ecn, to)
+	switch {
+	case err == nil:
+		return nil
+	case isNoGSO(err):
+		s.noGSO.Store(true)
+		c.cfg.Logger.Info("udp segmentation offload is off", "network", c.network, "err", err)
+		return c.writeEach(s, b, seg, ecn, to)
+	case isSegmentError(err):
+		// One by one the shorter last one may still pass.
+		return c.writeEach(s, b, seg, ecn, to)
+	}
+	return c.verdict(s, err)
+}
+
+func (c *Conn) writeEach(s *socket, b []byte, seg int, ecn uint8, to netip.AddrPort) error {
+	for len(b) > 0 {
+		n := min(seg, len(b))
+		if err := c.verdict(s, c.send(s, b[:n], 0, ecn, to)); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// verdict counts the error of a send and keeps only that of a closed Conn.
+func (c *Conn) verdict(s *socket, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isSizeError(err):
+		c.stats.tooBig.Add(1)
+	case errors.Is(err, net.ErrClosed) && !c.replaced(s):
+		return err
+	default:
+		c.stats.txErrors.Add(1)
+		c.cfg.Logger.Debug("udp send", "network", c.network, "err", err)
+	}
+	return nil
+}
+
+// send is one system call, counted.
+func (c *Conn) send(s *socket, b []byte, seg int, ecn uint8, to netip.AddrPort) error {
+	err := s.sendmsg(b, seg, ecn, to, c.Is6())
+	if err != nil && !s.wrote.Swap(true) && errors.Is(err, syscall.EPERM) {
+		// The first send on a new socket sometimes fails so: golang/go#63322.
+		err = s.sendmsg(b, seg, ecn, to, c.Is6())
+	}
+	if err != nil {
+		return err
+	}
+	c.stats.sent(len(b), seg)
+	return nil
+}
+
+// Rebind replaces the file descriptor by a new one on the same port, or on any
+// port if that was taken in the meantime. The reader goes on with the new one.
+func (c *Conn) Rebind() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	old := c.cur.Load()
+	old.Close()
+	s, err := c.bind(old.local)
+	if errors.Is(err, ErrPortInUse) {
+		c.cfg.Logger.Warn("udp port was taken during rebind", "network", c.network, "err", err)
+		s, err = c.bind(netip.AddrPortFrom(old.local.Addr(), 0))
+	}
+	if err != nil {
+		return fmt.Errorf("rebind: %w", err)
+	}
+	c.cur.Store(s)
+	return s.SetReadDeadline(c.deadline)
+}
+
+// Close closes the socket for good.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	if err := c.cur.Load().Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("close %s: %w", c.network, err)
+	}
+	return nil
+}
+
+// MarkControl is a Control function for net.Dialer and net.ListenConfig that
+// sets the firewall mark; nil when mark is 0. A mark that is not permitted is
+// logged and left out.
+func MarkControl(mark uint32, log *slog.Logger) func(network, address string, c syscall.RawConn) error {
+	if mark == 0 {
+		return nil
+	}
+	return func(network, _ string, rc syscall.RawConn) error {
+		if err := setMark(rc, mark); err != nil {
+			log.Warn("socket mark not set", "network", network, "mark", mark, "err", err)
+		}
+		return nil
+	}
+}
