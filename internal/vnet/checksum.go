@@ -84,10 +84,22 @@ func Finish(h Header, ip []byte) {
 // fragments and malformed packets are reported as not valid.
 func ChecksumValid(ip []byte) bool {
 	l3, proto, err := network(ip)
-	if err != nil || ip[0]>>4 == 4 && binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 {
+	if err != nil {
 		return false
 	}
-	l4 := ip[l3:]
+	end := 40
+	if ip[0]>>4 == 4 {
+		if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 {
+			return false
+		}
+		end = int(binary.BigEndian.Uint16(ip[2:]))
+	} else {
+		end += int(binary.BigEndian.Uint16(ip[4:]))
+	}
+	if end < l3 || end > len(ip) {
+		return false
+	}
+	l4 := ip[l3:end]
 	switch proto {
 	case protoTCP:
 		if len(l4) < 20 {

@@ -113,9 +113,9 @@ func (c *cutter) udp(seg []byte) {
 	l4 := seg[c.l3:]
 	binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
 	binary.BigEndian.PutUint16(l4[csumOffsetUDP:], 0)
-	sum := ^fold(sum(l4, pseudo(seg, protoUDP, len(l4))))
-	if sum == 0 {
-		sum = 0xffff
+	check := ^fold(sum(l4, pseudo(seg, protoUDP, len(l4))))
+	if check == 0 {
+		check = 0xffff
 	}
-	binary.BigEndian.PutUint16(l4[csumOffsetUDP:], sum)
+	binary.BigEndian.PutUint16(l4[csumOffsetUDP:], check)
 }
