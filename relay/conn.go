@@ -1,0 +1,57 @@
+package relay
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+)
+
+// Conn is a net.Conn whose Write fails only when the other side took nothing
+// at all for Stall. A slow link may take minutes for what one Write holds; a
+// fixed deadline would cut it off.
+//
+// It belongs below TLS, which cannot go on after a write that timed out.
+type Conn struct {
+	net.Conn
+	// Stall is how long a Write may wait for the first byte to go; zero means
+	// for ever.
+	Stall time.Duration
+}
+
+// NewConn wraps a connection and sets the options of its socket that a relayed
+// connection wants.
+func NewConn(c net.Conn, stall time.Duration) *Conn {
+	limitUnsent(c)
+	return &Conn{Conn: c, Stall: stall}
+}
+
+// unsentLimit is how much written data the kernel may keep waiting beyond what
+// is on its way. More would only delay the frames that are to go first.
+const unsentLimit = 256 << 10
+
+// Write writes all of b.
+func (c *Conn) Write(b []byte) (int, error) {
+	if c.Stall <= 0 {
+		return c.Conn.Write(b)
+	}
+	written := 0
+	for {
+		if err := c.SetWriteDeadline(time.Now().Add(c.Stall)); err != nil {
+			return written, err
+		}
+		n, err := c.Conn.Write(b[written:])
+		written += n
+		if err == nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return written, err
+		}
+	}
+}
+
+// CloseWrite ends what is sent and leaves what is received.
+func (c *Conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}
