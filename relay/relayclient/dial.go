@@ -1,0 +1,170 @@
+package relayclient
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/relay"
+)
+
+const (
+	// dialTimeout bounds everything from the name to the login.
+	dialTimeout = 10 * time.Second
+	// familyDelay is the head start of the first address family.
+	familyDelay = 250 * time.Millisecond
+	// writeStall is how long the relay may take nothing of what is written.
+	writeStall = 10 * time.Second
+	// upgradeProtocol is the value of both Upgrade headers.
+	upgradeProtocol = "iroh derp http"
+	// maxResponse bounds the head of the relay's answer, in bytes.
+	maxResponse = 16 << 10
+)
+
+// ErrUpgrade is returned by Dial when the server answers, but not as a relay.
+var ErrUpgrade = errors.New("no relay answers there")
+
+// Config says which relay to dial, and as whom.
+type Config struct {
+	// URL is the relay; http means no TLS. Path and query are ignored.
+	URL identity.RelayURL
+	// Key is the node's own.
+	Key *identity.SecretKey
+	// Dial opens the TCP connection; nil means a net.Dialer with Control that
+	// races both address families.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Control is called on each socket before it connects; it may be nil.
+	Control func(network, address string, c syscall.RawConn) error
+	// TLS is used for https; nil means the system's roots. The server name is
+	// the URL's host.
+	TLS *tls.Config
+	// Queue holds what is to be sent; nil means a new one. The frames of a
+	// queue that outlives a connection are sent on the next.
+	Queue *relay.Queue
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// Dial connects to a relay and logs in. A relay says nothing to a good login,
+// so a refusal shows only in Run. Nothing runs after Dial has returned.
+func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if cfg.URL.IsZero() || cfg.Key == nil {
+		return nil, errors.New("relay dial: no URL or no key")
+	}
+	raw, err := dialTCP(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("relay dial: %w", err)
+	}
+	conn := relay.NewConn(raw, writeStall)
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	c, err := logIn(ctx, cfg, conn)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = raw.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("relay dial: %w", err)
+	}
+	return c, nil
+}
+
+func dialTCP(ctx context.Context, cfg Config) (net.Conn, error) {
+	u := cfg.URL.Parsed()
+	port := u.Port()
+	switch {
+	case port != "":
+	case isTLS(u.Scheme):
+		port = "443"
+	default:
+		port = "80"
+	}
+	dial := cfg.Dial
+	if dial == nil {
+		dial = (&net.Dialer{FallbackDelay: familyDelay, Control: cfg.Control}).DialContext
+	}
+	return dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+}
+
+func isTLS(scheme string) bool { return scheme != "http" && scheme != "ws" }
+
+// logIn does everything above TCP.
+func logIn(ctx context.Context, cfg Config, raw *relay.Conn) (*Client, error) {
+	u := cfg.URL.Parsed()
+	host := strings.TrimSuffix(u.Hostname(), ".")
+	var conn net.Conn = raw
+	if isTLS(u.Scheme) {
+		tlsConn := tls.Client(raw, tlsConfig(cfg.TLS, host))
+		if err := tlsConn.HandshakeContext(ctx); err != nil {
+			return nil, err
+		}
+		conn = tlsConn
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port := u.Port(); port != "" {
+		host += ":" + port
+	}
+	first, err := upgrade(conn, host)
+	if err != nil {
+		return nil, err
+	}
+	// The login may leave only now: a server that finds bytes behind the
+	// request gives up.
+	if _, err := conn.Write(relay.AppendClientInfo(nil, cfg.Key)); err != nil {
+		return nil, err
+	}
+	return newClient(cfg, raw, conn, first), nil
+}
+
+func tlsConfig(base *tls.Config, host string) *tls.Config {
+	cfg := &tls.Config{}
+	if base != nil {
+		cfg = base.Clone()
+	}
+	cfg.ServerName = host
+	cfg.NextProtos = nil
+	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
+	// Small first records are for web pages, not for packets.
+	cfg.DynamicRecordSizingDisabled = true
+	return cfg
+}
+
+// upgrade asks for the relay protocol and returns what was read behind the
+// answer. It is written by hand because net/http takes a 101 for a switch only
+// with a Connection header, which iroh's relays do not send.
+func upgrade(conn net.Conn, host string) (first []byte, err error) {
+	request := "GET /relay HTTP/1.1\r\nHost: " + host + "\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol + "\r\n\r\n"
+	if _, err := io.WriteString(conn, request); err != nil {
+		return nil, err
+	}
+	br := bufio.NewReader(io.LimitReader(conn, maxResponse))
+	response, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUpgrade, err)
+	}
+	if response.StatusCode != http.StatusSwitchingProtocols {
+		_ = response.Body.Close()
+		return nil, fmt.Errorf("%w: status %d", ErrUpgrade, response.StatusCode)
+	}
+	if got := response.Header.Get("Upgrade"); !strings.EqualFold(got, upgradeProtocol) {
+		return nil, fmt.Errorf("%w: it upgrades to %q", ErrUpgrade, identity.Clean(got, 32))
+	}
+	first, err = br.Peek(br.Buffered())
+	return first, err
+}
