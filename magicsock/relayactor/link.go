@@ -1,0 +1,292 @@
+package relayactor
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/relay"
+	"github.com/nodetun/nodetun/relay/relayclient"
+)
+
+const (
+	// idleClose is how long a link that is not home lives without a Send.
+	idleClose = 60 * time.Second
+	// staleAfter is how old waiting packets may become while there is no
+	// connection; QUIC has long sent them again.
+	staleAfter = 3 * time.Second
+	// firstDelay and maxDelay bound the wait before the next try, which
+	// doubles with every failure.
+	firstDelay = 100 * time.Millisecond
+	maxDelay   = 16 * time.Second
+	// steadyAfter is how long a connection must have lived for the next loss
+	// to count as the first. Two nodes with one key throw each other out at
+	// once; they must not do so at full speed.
+	steadyAfter = 30 * time.Second
+)
+
+// link is everything about one relay.
+type link struct {
+	actor     *Actor
+	url       identity.RelayURL
+	foreign   bool
+	queue     *relay.Queue
+	wake      chan struct{} // holds one token when events is set
+	lastUse   atomic.Int64  // of Send, since actor.begin
+	connected atomic.Bool
+	heard     nodeSet
+
+	mu        sync.Mutex // guards the fields below
+	state     State
+	since     time.Time
+	lastError string
+	client    *relayclient.Client // while connected
+	events    events
+	failures  int // in a row
+}
+
+// events are what a link is to look at when it wakes.
+type events struct{ network bool }
+
+func newLink(a *Actor, url identity.RelayURL, foreign bool) *link {
+	return &link{
+		actor:   a,
+		url:     url,
+		foreign: foreign,
+		queue:   relay.NewQueue(&a.pool),
+		wake:    make(chan struct{}, 1),
+		state:   StateConnecting,
+		since:   time.Now(),
+	}
+}
+
+// touch notes that the link is used.
+func (l *link) touch() { l.lastUse.Store(int64(time.Since(l.actor.begin))) }
+
+// idle returns how long the link has not been used.
+func (l *link) idle() time.Duration {
+	return time.Since(l.actor.begin) - time.Duration(l.lastUse.Load())
+}
+
+// run keeps the connection until ctx is done or nobody needs it.
+func (l *link) run(ctx context.Context) {
+	lost := time.Now()
+	for ctx.Err() == nil {
+		client, err := l.dial(ctx)
+		if err == nil {
+			if time.Since(lost) > staleAfter {
+				l.queue.Clear()
+			}
+			err = l.serve(ctx, client)
+			lost = time.Now()
+		}
+		if ctx.Err() != nil || l.actor.retire(l) {
+			return
+		}
+		l.set(StateFailed, err, nil)
+		l.wait(ctx, l.delay())
+		if time.Since(lost) > staleAfter {
+			l.queue.Clear()
+		}
+		if l.actor.retire(l) {
+			l.actor.changed()
+			return
+		}
+	}
+}
+
+func (l *link) dial(ctx context.Context) (*relayclient.Client, error) {
+	a := l.actor
+	a.count.dials.Add(1)
+	client, err := relayclient.Dial(ctx, relayclient.Config{
+		URL:     l.url,
+		Key:     a.cfg.Key,
+		Dial:    a.cfg.Dial,
+		Control: a.control(l.foreign),
+		TLS:     a.tls,
+		Queue:   l.queue,
+		Logger:  a.logger,
+	})
+	if err != nil && ctx.Err() == nil {
+		a.count.dialErrors.Add(1)
+		a.logger.Debug("relay cannot be reached", "relay", l.url.String(), "error", err)
+	}
+	return client, err
+}
+
+// serve runs a connection until it ends or is idle for too long.
+func (l *link) serve(ctx context.Context, client *relayclient.Client) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+
+	begin := time.Now()
+	l.set(StateConnected, nil, client)
+	if l.actor.isHome(l) {
+		client.NotePreferred(true)
+	}
+	wg.Go(func() { l.watch(ctx, cancel, client) })
+	h := &handler{link: l}
+	err := client.Run(ctx, h)
+	if h.health != "" {
+		err = &refusedError{text: h.health, err: err}
+	}
+	l.connected.Store(false)
+	l.heard.clear()
+	if time.Since(begin) >= steadyAfter {
+		l.resetFailures()
+	}
+	l.actor.logger.Debug("relay connection ended", "relay", l.url.String(), "error", err)
+	return err
+}
+
+// watch ends an idle connection and looks after a changed network.
+func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Client) {
+	timer := time.NewTimer(idleClose)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.wake:
+		case <-timer.C:
+		}
+		if l.takeEvents().network {
+			if !stillOurs(client.LocalAddr()) {
+				cancel()
+				return
+			}
+			client.Ping()
+		}
+		idle := l.idle()
+		if idle >= idleClose && !l.actor.isHome(l) {
+			cancel()
+			return
+		}
+		timer.Reset(max(idleClose-idle, time.Second))
+	}
+}
+
+// wait waits for the next try; a changed network makes it the first again.
+func (l *link) wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-l.wake:
+		if l.takeEvents().network {
+			l.resetFailures()
+		}
+	}
+}
+
+// delay returns how long to wait after the failure just seen: next to nothing
+// after the first, then 100 ms doubling to 16 s, each plus or minus a half.
+func (l *link) delay() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.failures
+	l.failures++
+	if n == 0 {
+		return rand.N(firstDelay / 4)
+	}
+	d := min(firstDelay<<min(n-1, 10), maxDelay)
+	return d/2 + rand.N(d)
+}
+
+func (l *link) resetFailures() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failures = 0
+}
+
+func (l *link) set(state State, err error, client *relayclient.Client) {
+	l.mu.Lock()
+	changed := l.state != state
+	l.client = client
+	l.lastError = ""
+	if err != nil {
+		l.lastError = err.Error()
+	}
+	if changed {
+		l.state, l.since = state, time.Now()
+	}
+	l.connected.Store(state == StateConnected)
+	l.mu.Unlock()
+	if changed {
+		l.actor.changed()
+	}
+}
+
+func (l *link) status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := Status{URL: l.url, State: l.state, LastError: l.lastError, Since: l.since}
+	if l.client != nil {
+		s.RTT = l.client.RTT()
+	}
+	return s
+}
+
+// homeChanged tells a connected relay whether it is home now.
+func (l *link) homeChanged() {
+	l.mu.Lock()
+	client := l.client
+	l.mu.Unlock()
+	if client != nil {
+		client.NotePreferred(l.actor.isHome(l))
+	}
+	l.rouse()
+}
+
+func (l *link) networkChanged() {
+	l.mu.Lock()
+	l.events.network = true
+	l.mu.Unlock()
+	l.rouse()
+}
+
+func (l *link) takeEvents() events {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.events
+	l.events = events{}
+	return e
+}
+
+func (l *link) rouse() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// stillOurs reports whether an interface still has that address. When it
+// cannot be told, it is assumed; the ping finds out.
+func stillOurs(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return true
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		prefix, ok := a.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		own, ok := netip.AddrFromSlice(prefix.IP)
+		return ok && own.Unmap() == ip
+	})
+}
