@@ -41,8 +41,6 @@ func (h *Host) Apply() error {
 		if err != nil {
 			return fmt.Errorf("routing: open netlink: %w", err)
 		}
-		// Best effort: kernels before 4.20 list everything and we choose.
-		_ = nl.SetStrictCheck(true)
 		h.state.nl = nl
 		if link, err := nl.LinkByName(h.cfg.Link); err == nil {
 			h.state.wasUp = isUp(link)
@@ -227,15 +225,15 @@ func (r *repair) attached() ([]netip.Prefix, error) {
 
 func (r *repair) oneRoute(want netip.Prefix) error {
 	route := r.route(r.link, want)
-	have, err := r.state.nl.RouteListFiltered(family(want), route, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("routing: list routes of %s: %w", r.cfg.Link, err)
+	have, err := r.present(route)
+	if err != nil {
+		return err
 	}
-	if len(have) > 0 && (route.Src == nil || have[0].Src.Equal(route.Src)) {
+	if have != nil && (route.Src == nil || have.Src.Equal(route.Src)) {
 		return nil
 	}
-	if len(have) > 0 { // the kernel drops the source from a route when its address is deleted
-		if err := gone(r.state.nl.RouteDel(&have[0])); err != nil {
+	if have != nil { // the kernel drops the source from a route when its address is deleted
+		if err := gone(r.state.nl.RouteDel(have)); err != nil {
 			return fmt.Errorf("routing: renew route %s: %w", want, err)
 		}
 	}
@@ -252,6 +250,25 @@ func (r *repair) oneRoute(want netip.Prefix) error {
 	r.state.routes = with(r.state.routes, want)
 	r.note("route %s", want)
 	return nil
+}
+
+// present returns the route as the kernel has it, nil when it does not. It
+// asks which route the first address of the prefix takes; only when that is
+// another one does it list them all, which is long on a router.
+func (r *repair) present(route *netlink.Route) (*netlink.Route, error) {
+	match, err := r.state.nl.RouteGetWithOptions(route.Dst.IP, &netlink.RouteGetOptions{FIBMatch: true})
+	if err == nil && len(match) == 1 && toPrefix(match[0].Dst) == toPrefix(route.Dst) &&
+		match[0].LinkIndex == route.LinkIndex && match[0].Table == route.Table {
+		return &match[0], nil
+	}
+	list, err := r.state.nl.RouteListFiltered(family(toPrefix(route.Dst)), route, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("routing: list routes of %s: %w", r.cfg.Link, err)
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	return &list[0], nil
 }
 
 // route builds the route of an overlay prefix through the link.
