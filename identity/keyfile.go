@@ -1,0 +1,106 @@
+package identity
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Errors of key files. Messages name the file and say what to do.
+var (
+	// ErrKeyReadable is wrapped when others than the owner may read the file.
+	ErrKeyReadable = errors.New("others can read the secret key")
+	// ErrBadKeyFile is wrapped when the file holds no secret key.
+	ErrBadKeyFile = errors.New("holds no secret key")
+)
+
+// maxKeyFile bounds what is read; an OpenSSH key has about 400 bytes.
+const maxKeyFile = 16 << 10
+
+// LoadSecretKey reads a key file: the seed as base32 or hex, or an OpenSSH
+// private key of type ed25519 without passphrase. The error wraps
+// fs.ErrNotExist, ErrKeyReadable (S5) or ErrBadKeyFile.
+func LoadSecretKey(path string) (*SecretKey, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s: %w (try: chmod 600 %s)", path, ErrKeyReadable, path)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
+		return nil, fmt.Errorf("%s: %w", path, ErrBadKeyFile)
+	}
+	b := make([]byte, info.Size())
+	n, err := file.ReadAt(b, 0)
+	if n < len(b) {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	key, err := parseKeyFile(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrBadKeyFile, err)
+	}
+	return key, nil
+}
+
+func parseKeyFile(b []byte) (*SecretKey, error) {
+	text := strings.TrimSpace(string(b))
+	if !strings.HasPrefix(text, "-----BEGIN") {
+		return ParseSecretKey(text)
+	}
+	parsed, err := ssh.ParseRawPrivateKey([]byte(text))
+	if err != nil {
+		return nil, errors.New("an OpenSSH key that cannot be read, perhaps for its passphrase")
+	}
+	private, ok := parsed.(*ed25519.PrivateKey)
+	if !ok {
+		return nil, errors.New("an OpenSSH key that is not ed25519")
+	}
+	return SecretKeyFromSeed(private.Seed())
+}
+
+// CreateSecretKey makes a new identity and its file, mode 0600. The file
+// appears whole or not at all and an existing one is never replaced: then the
+// error wraps fs.ErrExist.
+func CreateSecretKey(path string) (*SecretKey, error) {
+	key := GenerateSecretKey()
+	dir := filepath.Dir(path)
+	temp, err := os.CreateTemp(dir, ".secret-*") // mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	defer os.Remove(temp.Name())
+	_, err = temp.WriteString(key.text() + "\n")
+	err = errors.Join(err, temp.Sync(), temp.Close())
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	// Link, not rename: it fails when the name is taken.
+	if err := os.Link(temp.Name(), path); err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	return key, syncDir(dir)
+}
+
+// syncDir makes a new name in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("secret key: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("secret key: %w", err)
+	}
+	return nil
+}
