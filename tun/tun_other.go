@@ -120,7 +120,7 @@ func (d *Device) Write(h vnet.Header, parts ...[]byte) error {
 
 // Close removes the interface and ends a Read that waits.
 func (d *Device) Close() error {
-	err := ErrClosed
+	var err error
 	d.closing.Do(func() { err = d.dev.Close() })
 	<-d.drained
 	return err

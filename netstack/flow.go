@@ -1,0 +1,188 @@
+package netstack
+
+import (
+	"bytes"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// Keep-alive of flows, as Linux has it when asked: it finds out that the
+// machine behind a forwarded flow has vanished.
+const (
+	keepAliveIdle     = 2 * time.Hour
+	keepAliveInterval = 75 * time.Second
+)
+
+// Flow is an open TCP connection that ends here. Close must be called once it
+// is no longer needed, also after an error.
+type Flow struct {
+	stack         *Stack
+	local, remote netip.AddrPort
+	queue         waiter.Queue
+	endpoint      tcpip.Endpoint
+
+	closed atomic.Bool
+
+	// reading guards the fields that follow it: the buffer that is read into,
+	// and the wake-up of the reader.
+	reading   sync.Mutex
+	sink      sliceWriter
+	readEntry waiter.Entry
+	readable  chan struct{}
+
+	// writing guards the fields that follow it.
+	writing    sync.Mutex
+	source     bytes.Reader
+	writeEntry waiter.Entry
+	writable   chan struct{}
+}
+
+// newFlow prepares a flow whose endpoint is still to come.
+func newFlow(s *Stack, local, remote netip.AddrPort) *Flow {
+	return &Flow{stack: s, local: local, remote: remote}
+}
+
+// start completes the flow with its connected endpoint.
+func (f *Flow) start(endpoint tcpip.Endpoint) {
+	f.endpoint = endpoint
+	f.readEntry, f.readable = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	f.writeEntry, f.writable = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+	f.queue.EventRegister(&f.readEntry)
+	f.queue.EventRegister(&f.writeEntry)
+	idle, interval := tcpip.KeepaliveIdleOption(keepAliveIdle), tcpip.KeepaliveIntervalOption(keepAliveInterval)
+	// These three cannot fail on a TCP endpoint.
+	_ = endpoint.SetSockOpt(&idle)
+	_ = endpoint.SetSockOpt(&interval)
+	endpoint.SocketOptions().SetKeepAlive(true)
+}
+
+// LocalAddr is the end on this side: whom the caller called, or where Dial
+// dialled from.
+func (f *Flow) LocalAddr() netip.AddrPort { return f.local }
+
+// RemoteAddr is the other end.
+func (f *Flow) RemoteAddr() netip.AddrPort { return f.remote }
+
+// sliceWriter is an io.Writer that fills a slice, and refuses what does not
+// fit.
+type sliceWriter struct{ rest []byte }
+
+func (w *sliceWriter) Write(b []byte) (int, error) {
+	n := copy(w.rest, b)
+	w.rest = w.rest[n:]
+	if n < len(b) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
+// Read waits for data and returns as much of it as there is and fits. Large
+// buffers pay: 256 KiB hold what comes between two wake-ups. It returns io.EOF
+// after the other side's FIN, ErrReset after its RST, ErrClosed after Close or
+// Abort.
+func (f *Flow) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	for {
+		f.sink.rest = b
+		result, err := f.endpoint.Read(&f.sink, tcpip.ReadOptions{})
+		f.sink.rest = nil
+		if err == nil {
+			f.endpoint.ModerateRecvBuf(result.Count)
+			return result.Count, nil
+		}
+		if _, wait := err.(*tcpip.ErrWouldBlock); !wait {
+			return 0, f.readError(err)
+		}
+		<-f.readable
+	}
+}
+
+// readError translates an error of Endpoint.Read.
+func (f *Flow) readError(err tcpip.Error) error {
+	if f.closed.Load() {
+		return ErrClosed
+	}
+	if _, fin := err.(*tcpip.ErrClosedForReceive); fin {
+		return io.EOF
+	}
+	return stackError(err)
+}
+
+// Write queues all of b for sending; it waits while the buffers are full. The
+// bytes are copied. It returns ErrReset after the other side's RST, ErrClosed
+// after Close, Abort or CloseWrite, with the number of bytes taken until then.
+func (f *Flow) Write(b []byte) (int, error) {
+	f.writing.Lock()
+	defer f.writing.Unlock()
+	for done := 0; ; {
+		if done == len(b) {
+			return done, nil
+		}
+		f.source.Reset(b[done:])
+		n, err := f.endpoint.Write(&f.source, tcpip.WriteOptions{})
+		f.source.Reset(nil)
+		done += int(n)
+		if err == nil {
+			continue
+		}
+		if _, wait := err.(*tcpip.ErrWouldBlock); !wait {
+			return done, f.writeError(err)
+		}
+		<-f.writable
+	}
+}
+
+// writeError translates an error of Endpoint.Write.
+func (f *Flow) writeError(err tcpip.Error) error {
+	if f.closed.Load() {
+		return ErrClosed
+	}
+	return stackError(err)
+}
+
+// CloseWrite sends FIN behind what was written. Reading goes on.
+func (f *Flow) CloseWrite() error {
+	if err := f.endpoint.Shutdown(tcpip.ShutdownWrite); err != nil {
+		return f.writeError(err)
+	}
+	return nil
+}
+
+// Abort ends the flow with RST; what was not sent yet is lost. Reads and
+// writes that wait return ErrClosed.
+func (f *Flow) Abort() {
+	if f.closed.CompareAndSwap(false, true) {
+		f.endpoint.Abort()
+		f.end()
+	}
+}
+
+// Close ends the flow: with FIN behind what was written, or with RST if there
+// is data that nobody read. It does not wait for the other side. Reads and
+// writes that wait return ErrClosed.
+func (f *Flow) Close() {
+	if f.closed.CompareAndSwap(false, true) {
+		f.end()
+	}
+}
+
+// end gives the endpoint back and wakes who waits.
+func (f *Flow) end() {
+	f.endpoint.Close()
+	for _, waiting := range []chan struct{}{f.readable, f.writable} {
+		select {
+		case waiting <- struct{}{}:
+		default:
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/nodetun/nodetun/internal/vnet"
+)
+
+// Protocol numbers.
+const (
+	protoICMP   = 1
+	protoTCP    = 6
+	protoICMPv6 = 58
+)
+
+// Inject gives one packet, as it came from a TUN device, to the stack, which
+// copies it. TCP segments go to their connection, or become a Pending; ICMP
+// errors about a connection go to Dial. Anything else, fragments too, is
+// dropped and counted: the kernel sends no TCP in fragments.
+//
+// The checksum of a segment is verified unless the header says that the kernel
+// vouches for it.
+func (s *Stack) Inject(h vnet.Header, ip []byte) {
+	if h.Check(ip) != nil {
+		s.link.filtered.Add(1)
+		return
+	}
+	proto, l4 := transport(ip)
+	switch {
+	case proto == protoTCP:
+		if h.Flags&(vnet.NeedsCsum|vnet.DataValid) == 0 && !vnet.ChecksumValid(ip) {
+			s.link.badChecksum.Add(1)
+			return
+		}
+		s.link.deliver(ip)
+	case proto == protoICMP && ip[0]>>4 == 4, proto == protoICMPv6 && ip[0]>>4 == 6:
+		s.icmp(ip, l4)
+	default:
+		s.link.filtered.Add(1)
+	}
+}
+
+// transport finds the protocol of a packet that passed Header.Check and where
+// its header begins. Fragments and unknown chains give protocol 255, which
+// nobody speaks.
+func transport(ip []byte) (proto uint8, l4 int) {
+	const none = 255
+	if ip[0]>>4 == 4 {
+		if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 {
+			return none, 0
+		}
+		return ip[9], int(ip[0]&15) * 4
+	}
+	proto, l4 = ip[6], 40
+	for range 8 {
+		if proto != 0 && proto != 60 { // hop-by-hop and destination options
+			return proto, l4
+		}
+		if l4+8 > len(ip) {
+			return none, 0
+		}
+		proto, l4 = ip[l4], l4+8+int(ip[l4+1])*8
+	}
+	return none, 0
+}
+
+// icmp handles an ICMP error: one about a connection that is being dialled
+// fails the dial, "too big" goes to gVisor, which shortens its segments. Others
+// are ignored, as RFC 1122 section 4.2.3.9 wants it for open connections.
+func (s *Stack) icmp(ip []byte, l4 int) {
+	if len(ip) < l4+8 {
+		s.link.filtered.Add(1)
+		return
+	}
+	v6 := ip[0]>>4 == 6
+	kind, code := ip[l4], ip[l4+1]
+	switch {
+	case !v6 && kind == 3 && code == 4, v6 && kind == 2:
+		s.link.deliver(ip)
+	case !v6 && kind == 3, v6 && kind == 1:
+		if key, ok := quoted(ip[l4+8:]); ok {
+			s.failDial(key, unreachableError(v6, code))
+		}
+	case !v6 && (kind == 11 || kind == 12), v6 && (kind == 3 || kind == 4):
+	default:
+		s.link.filtered.Add(1)
+	}
+}
+
+// quoted reads the two ends of the TCP segment that an ICMP error quotes. The
+// segment was sent by this side.
+func quoted(b []byte) (key flowKey, ok bool) {
+	if len(b) < 20 {
+		return flowKey{}, false
+	}
+	var src, dst netip.Addr
+	l4 := int(b[0]&15) * 4
+	switch {
+	case b[0]>>4 == 4 && b[9] == protoTCP && l4 >= 20:
+		src, dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+	case b[0]>>4 == 6 && len(b) >= 40 && b[6] == protoTCP:
+		src, dst, l4 = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40])), 40
+	default:
+		return flowKey{}, false
+	}
+	if len(b) < l4+4 {
+		return flowKey{}, false
+	}
+	return flowKey{
+		netip.AddrPortFrom(src, binary.BigEndian.Uint16(b[l4:])),
+		netip.AddrPortFrom(dst, binary.BigEndian.Uint16(b[l4+2:])),
+	}, true
+}
+
+// unreachableError translates the code of "destination unreachable" (RFC 792,
+// RFC 1122 section 3.2.2.1, RFC 4443 section 3.1) as Linux does.
+func unreachableError(v6 bool, code uint8) error {
+	if v6 {
+		switch code {
+		case 0, 5, 6: // no route, failed policy, reject route
+			return ErrNetUnreachable
+		case 4:
+			return ErrRefused
+		}
+		return ErrHostUnreachable
+	}
+	switch code {
+	case 0, 6, 9, 11: // net unreachable, unknown, prohibited, for this service
+		return ErrNetUnreachable
+	case 2, 3: // protocol, port
+		return ErrRefused
+	}
+	return ErrHostUnreachable
+}
