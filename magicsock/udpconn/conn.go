@@ -161,8 +161,10 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 // may be shorter; seg ≤ 0 or ≥ len(b) makes it one packet. At most MaxSegments
 // packets and MaxSend bytes. ecn are the two ECN bits. b is not kept.
 //
-// Packets that the network refuses are counted and not reported, as if they
-// had been lost on the way: an error means that the socket is closed.
+// Packets larger than the link takes are counted and not reported, as if they
+// had been lost on the way. An error that wraps net.ErrClosed means that the
+// Conn is closed; any other says that the system has no way to that
+// destination now.
 func (c *Conn) Write(b []byte, seg int, ecn uint8, to netip.AddrPort) error {
 	s := c.cur.Load()
 	if seg <= 0 || seg >= len(b) {
@@ -197,18 +199,19 @@ func (c *Conn) writeEach(s *socket, b []byte, seg int, ecn uint8, to netip.AddrP
 	return nil
 }
 
-// verdict counts the error of a send and keeps only that of a closed Conn.
+// verdict counts the error of a send and forgets what is as good as a loss.
 func (c *Conn) verdict(s *socket, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case isSizeError(err):
 		c.stats.tooBig.Add(1)
-	case errors.Is(err, net.ErrClosed) && !c.replaced(s):
+	case errors.Is(err, net.ErrClosed) && c.replaced(s):
+	case errors.Is(err, net.ErrClosed):
 		return err
 	default:
 		c.stats.txErrors.Add(1)
-		c.cfg.Logger.Debug("udp send", "network", c.network, "err", err)
+		return err
 	}
 	return nil
 }
