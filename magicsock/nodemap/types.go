@@ -116,7 +116,6 @@ const (
 	ReasonOwner   Reason = "address taken or lost" // another node answers there, or it became our own
 	ReasonIdle    Reason = "idle"                  // no payload for 45 s; not counted as a switch
 	ReasonAlive   Reason = "answered again"        // the suspect address answered
-	ReasonCallMe  Reason = "call-me-maybe"         // the node named other addresses
 )
 
 // Config holds what a Map needs from outside.

@@ -1,0 +1,83 @@
+package nodemap
+
+import "time"
+
+// Times and limits. Those that an iroh-net 0.28.1 peer can see are its own.
+const (
+	trustTime    = 6500 * time.Millisecond // a pong is good for so long (S7)
+	sessionTime  = 45 * time.Second        // heartbeats go on after the last payload
+	heartbeat    = 5 * time.Second         // gap of pings on the path of a session without payload to send
+	sendingPing  = 3 * time.Second         // the same while payload is sent (S8)
+	retryPing    = time.Second             // the same while something is unanswered
+	pingTimeout  = 5 * time.Second         // a later pong is ignored
+	discoveryGap = 5 * time.Second         // smallest gap of discovery pings on one address, of rounds, of call-me-maybes
+	upgradeGap   = 60 * time.Second        // gap of rounds that look for something better
+	goodEnough   = 5 * time.Millisecond    // no such round at or below this latency
+
+	probeDelay    = 500 * time.Millisecond // payload unanswered: first probe
+	probeDelayOne = 700 * time.Millisecond // the same on a path whose peer sends nothing back
+	suspectDelay  = 250 * time.Millisecond // after the probe is due: duplicate over the relay
+	graceMin      = 250 * time.Millisecond // a ping counts as unanswered after twice the latency, within these
+	graceMax      = time.Second
+	suspectPing   = 1500 * time.Millisecond // pings unanswered, payload or not: duplicate
+	leaveTime     = 3 * time.Second         // unanswered for so long: leave the path
+
+	unreachableTime = 10 * time.Second
+	causeTime       = 6 * time.Second // a cause is named from here on
+	resendSilence   = time.Second     // the first sign of life after so much silence: send again
+
+	paddedSize  = 1200             // UDP payload that a path must carry for QUIC
+	requalify   = 60 * time.Second // pings are padded when the last padded pong is older
+	answeredFor = time.Hour        // an address that answered within it is no unknown one (S9)
+	ownerHold   = 30 * time.Second // an owner with so fresh a pong keeps its ip:port (S8)
+	returnDelay = 10 * time.Second // no return for mere latency to an address just left
+
+	maxTries      = 10               // pings to an address that never answered …
+	pauseTime     = 10 * time.Minute // … before it is left alone for so long (S9)
+	nodePingRate  = 32               // such pings a second to one node …
+	mapPingRate   = 256              // … and in all
+	maxMessage    = 32               // addresses taken from one message
+	maxPaths      = 64               // addresses kept of one node
+	maxIdlePaths  = 20               // the same of an idle node that is no peer
+	maxSources    = 4                // sources kept of one address
+	maxInflight   = 128              // pings in flight to one node
+	trickle       = 8                // given-up addresses tried in one round of a paired node that is alive
+	announceTries = 3                // pings to the addresses of an idle node after a network change
+
+	maxIdleNodes  = 30  // idle nodes kept that are no peers
+	maxStrangers  = 256 // nodes kept that only they know (S6)
+	strangerTime  = 30 * time.Second
+	pruneGap      = 5 * time.Second
+	idlePathTime  = 120 * time.Second // no sign of life for so long: may go when over maxIdlePaths
+	allowance     = 10                // packets to an address without a fresh pong …
+	allowanceTime = 5 * time.Second   // … in this time, when no relay is known (S7)
+	allowanceRate = 3                 // times the bytes received
+	pendingGap    = 50 * time.Millisecond
+	spinGuard     = 10 * time.Millisecond
+)
+
+const forever = time.Duration(1<<63 - 1)
+
+// age returns the time since t, forever when t is zero.
+func age(now, t time.Time) time.Duration {
+	if t.IsZero() {
+		return forever
+	}
+	return now.Sub(t)
+}
+
+// earlier returns the earlier of two times; zero means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
+
+// later returns the later of two times.
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}

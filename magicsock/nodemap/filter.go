@@ -1,0 +1,71 @@
+package nodemap
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Filter is the one address filter (S9) for everything that names a direct
+// address of another node. The zero value knows no own addresses.
+type Filter struct {
+	// Own are the direct addresses of this node.
+	Own []netip.AddrPort
+	// TUN are the prefixes routed into TUN devices of ours.
+	TUN []netip.Prefix
+	// Loopback accepts loopback addresses.
+	Loopback bool
+}
+
+var broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// Acceptable says that a, named by source, may be pinged. IPv4 link-local
+// addresses pass here; [Filter.Select] drops them when there is anything else.
+// An address that a packet really came from (SourceUDP) may be loopback or
+// IPv6 link-local.
+func (f Filter) Acceptable(a netip.AddrPort, source Source) bool {
+	ip := a.Addr().Unmap()
+	if a.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip == broadcast4 {
+		return false
+	}
+	if source != SourceUDP {
+		if ip.IsLoopback() && !f.Loopback {
+			return false
+		}
+		if ip.Zone() != "" || (ip.Is6() && ip.IsLinkLocalUnicast()) {
+			return false
+		}
+	}
+	if slices.Contains(f.Own, netip.AddrPortFrom(ip, a.Port())) {
+		return false
+	}
+	bare := ip.WithZone("")
+	return !slices.ContainsFunc(f.TUN, func(p netip.Prefix) bool { return p.Contains(bare) })
+}
+
+// Select returns the acceptable ones of addrs, unmapped, without duplicates, in
+// their order, at most 32 of them.
+func (f Filter) Select(addrs []netip.AddrPort, source Source) []netip.AddrPort {
+	out := make([]netip.AddrPort, 0, min(len(addrs), maxMessage))
+	for _, a := range addrs {
+		a = unmap(a)
+		if len(out) < maxMessage && f.Acceptable(a, source) && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	if slices.ContainsFunc(out, func(a netip.AddrPort) bool { return !linkLocal4(a) }) {
+		out = slices.DeleteFunc(out, linkLocal4)
+	}
+	return out
+}
+
+func linkLocal4(a netip.AddrPort) bool {
+	return a.Addr().Is4() && a.Addr().IsLinkLocalUnicast()
+}
+
+// unmap turns an IPv4-mapped IPv6 address into IPv4.
+func unmap(a netip.AddrPort) netip.AddrPort {
+	if a.Addr().Is4In6() {
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
+	return a
+}
