@@ -1,0 +1,339 @@
+package magicsock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/netmon"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
+	"github.com/nodetun/nodetun/magicsock/relayactor"
+	"github.com/nodetun/nodetun/magicsock/udpconn"
+)
+
+// Errors of AddNodeAddr.
+var (
+	// ErrSelf says that the address is that of this very node.
+	ErrSelf = nodemap.ErrSelf
+	// ErrNoAddresses says that none of the given addresses is usable.
+	ErrNoAddresses = nodemap.ErrNoAddresses
+)
+
+// RemoteInfo is what is known about the paths to a node.
+type RemoteInfo = nodemap.RemoteInfo
+
+// PathChange tells of a node whose packets take another path from now on.
+type PathChange struct {
+	Node   identity.NodeID
+	Before nodemap.ConnType
+	After  nodemap.ConnType
+	// Route is the new path.
+	Route  nodemap.Route
+	Reason nodemap.Reason
+}
+
+// Config is what New takes. Key is needed, all else may be zero.
+type Config struct {
+	// Key is the identity of this node.
+	Key *identity.SecretKey
+	// Bind4 and Bind6 are the UDP addresses; zero means all addresses and any
+	// port. If only one names a port the other takes the same. A port that is
+	// taken is an error.
+	Bind4, Bind6 netip.AddrPort
+	// Relays are the relays of this configuration; the first is home until
+	// SetHomeRelay. Empty means that there is no relay of our own.
+	Relays []identity.RelayURL
+	// Admit is asked with the sender's key before anything is computed or kept
+	// for it (S6). Nil admits everybody, with the limits for strangers.
+	Admit func(identity.NodeID) bool
+	// Paired says that a node is a peer for good. It is called under a lock:
+	// it must not call back into this package. Nil: no node is.
+	Paired func(identity.NodeID) bool
+	// Fwmark is the firewall mark of every underlay packet; 0 is none.
+	Fwmark uint32
+	// ExcludeLink names interfaces whose addresses are not offered to others
+	// and whose changes do not matter: our own TUN, and by default containers.
+	ExcludeLink func(ifname string) bool
+	// TunPrefixes are routed into a TUN of ours: no underlay address lies there.
+	TunPrefixes []netip.Prefix
+	// STUN servers for netcheck.
+	STUN []string
+	// InsecureRelayTLS accepts any certificate of a relay. For tests.
+	InsecureRelayTLS bool
+	// OnPathChange is told of each change of path. Nil: nobody is.
+	OnPathChange func(PathChange)
+	// OnAddrsChange is told when the direct addresses or the home relay
+	// changed. Nil: nobody is.
+	OnAddrsChange func()
+	// Discover is asked to find addresses of a node of which none answers.
+	// Nil: nobody is.
+	Discover func(identity.NodeID)
+	// Logger gets what is worth knowing. Nil discards.
+	Logger *slog.Logger
+}
+
+// Conn is the socket. Make it with New.
+type Conn struct {
+	cfg  Config
+	self identity.NodeID
+	log  *slog.Logger
+
+	socks   *udpconn.Pair
+	direct  *udpconn.Conn // read by ReadBatch itself
+	other   *udpconn.Conn // read by a goroutine; nil if there is one family only
+	relays  *relayactor.Actor
+	monitor *netmon.Monitor
+
+	pc    *PacketConn
+	inbox *inbox
+	out   *sender
+	disco *discoIO
+	paths *paths
+	addrs *addrBook
+	home  atomic.Pointer[identity.RelayURL]
+	stats counters
+
+	closeOnce sync.Once
+	closed    chan struct{}
+}
+
+// New binds the sockets and starts nothing. Run makes it work; a Conn that is
+// never run is closed with Close.
+func New(cfg Config) (*Conn, error) {
+	if cfg.Key == nil {
+		return nil, errors.New("magicsock: no key")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ExcludeLink == nil {
+		cfg.ExcludeLink = netmon.Container
+	}
+	cfg.Relays = slices.Clone(cfg.Relays)
+	cfg.TunPrefixes = slices.Clone(cfg.TunPrefixes)
+
+	monitor, err := netmon.New(netmon.Config{Exclude: cfg.ExcludeLink, Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	socks, err := udpconn.Open(udpconn.Config{Bind4: cfg.Bind4, Bind6: cfg.Bind6, Mark: cfg.Fwmark, Logger: cfg.Logger})
+	if err != nil {
+		monitor.Close()
+		return nil, err
+	}
+	c := &Conn{
+		cfg: cfg, self: cfg.Key.NodeID(), log: cfg.Logger,
+		socks: socks, monitor: monitor,
+		closed: make(chan struct{}),
+	}
+	c.direct = socks.Conns()[0]
+	if all := socks.Conns(); len(all) > 1 {
+		c.other = all[1]
+	}
+	c.inbox = newInbox()
+	c.pc = newPacketConn(c)
+	c.out = newSender(c.writeUDP)
+	c.disco = newDiscoIO(c)
+	c.addrs = newAddrBook(c)
+	c.paths = newPaths(nodemap.New(nodemap.Config{
+		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(),
+	}), cfg.TunPrefixes)
+	c.relays = relayactor.New(relayactor.Config{
+		Key: cfg.Key, Logger: cfg.Logger,
+		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged,
+		Control:    udpconn.MarkControl(cfg.Fwmark, cfg.Logger),
+		Configured: cfg.Relays, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
+	})
+	var home identity.RelayURL
+	if len(cfg.Relays) > 0 {
+		home = cfg.Relays[0]
+	}
+	c.home.Store(&home)
+	c.relays.SetHome(home)
+	c.refreshAddrs()
+	return c, nil
+}
+
+// Run carries packets until ctx ends, then closes the sockets and returns when
+// all that it started is gone.
+func (c *Conn) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	g.Go(func() error { return c.relays.Run(ctx) })
+	g.Go(func() error { return c.monitor.Run(ctx) })
+	g.Go(func() error { c.disco.run(ctx); return nil })
+	g.Go(func() error { c.out.run(ctx); return nil })
+	g.Go(func() error { c.runClock(ctx); return nil })
+	g.Go(func() error { c.watchNetwork(ctx); return nil })
+	if c.other != nil {
+		g.Go(func() error { c.readOther(); return nil })
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("magicsock: %w", err)
+	}
+	return nil
+}
+
+// Close closes the sockets for good. Run does it by itself.
+func (c *Conn) Close() error {
+	var err error
+	c.closeOnce.Do(func() {
+		close(c.closed)
+		err = errors.Join(c.socks.Close(), c.monitor.Close())
+	})
+	return err
+}
+
+// PacketConn is the face towards QUIC; always the same value.
+func (c *Conn) PacketConn() *PacketConn { return c.pc }
+
+// MappedAddr is the address under which QUIC reaches the node: a fake one that
+// stays the same for the life of the node's entry.
+func (c *Conn) MappedAddr(id identity.NodeID) *net.UDPAddr { return c.paths.mappedAddr(id) }
+
+// NodeOf is the inverse of MappedAddr.
+func (c *Conn) NodeOf(addr net.Addr) (identity.NodeID, bool) {
+	udp, ok := addr.(*net.UDPAddr)
+	if !ok {
+		return identity.NodeID{}, false
+	}
+	return c.paths.nodeOf(udp.AddrPort())
+}
+
+// AddNodeAddr adds what is known about a node's whereabouts; source says from
+// where. It returns ErrSelf or ErrNoAddresses where that is so.
+func (c *Conn) AddNodeAddr(addr identity.NodeAddr, source string) error {
+	var err error
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action {
+		var acts []nodemap.Action
+		acts, err = m.Add(time.Now(), addr, nodemap.Source(source))
+		return acts
+	}))
+	if err == nil {
+		c.disco.know(addr.ID)
+	}
+	return err
+}
+
+// Forget removes all that is known about a node.
+func (c *Conn) Forget(id identity.NodeID) {
+	c.paths.forget(id)
+	c.disco.forget(id)
+}
+
+// Established says that the QUIC handshake with the node is complete: it is no
+// stranger any more (S6).
+func (c *Conn) Established(id identity.NodeID) {
+	c.disco.know(id)
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.Established(time.Now(), id) }))
+}
+
+// Ping sends a ping to every known address of the node now.
+func (c *Conn) Ping(id identity.NodeID) {
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.Ping(time.Now(), id) }))
+}
+
+// Remote tells what is known about a node.
+func (c *Conn) Remote(id identity.NodeID) (RemoteInfo, bool) {
+	c.paths.mu.Lock()
+	defer c.paths.mu.Unlock()
+	return c.paths.nodes.Remote(time.Now(), id)
+}
+
+// Remotes tells what is known about all nodes.
+func (c *Conn) Remotes() []RemoteInfo {
+	c.paths.mu.Lock()
+	defer c.paths.mu.Unlock()
+	return c.paths.nodes.Remotes(time.Now())
+}
+
+// LocalAddrs are the bound addresses; zero for a family that is missing.
+func (c *Conn) LocalAddrs() (v4, v6 netip.AddrPort) {
+	if c.socks.V4 != nil {
+		v4 = c.socks.V4.LocalAddr()
+	}
+	if c.socks.V6 != nil {
+		v6 = c.socks.V6.LocalAddr()
+	}
+	return v4, v6
+}
+
+// HomeRelay is the relay through which others reach this node; zero for none.
+func (c *Conn) HomeRelay() identity.RelayURL { return *c.home.Load() }
+
+// SetHomeRelay changes the home relay; zero is none.
+func (c *Conn) SetHomeRelay(url identity.RelayURL) {
+	if old := c.home.Swap(&url); *old == url {
+		return
+	}
+	c.relays.SetHome(url)
+	c.addrsChanged()
+}
+
+// RelayStatus tells the state of each relay connection.
+func (c *Conn) RelayStatus() []relayactor.Status { return c.relays.Status() }
+
+// relaysChanged is called by the relay actor.
+func (c *Conn) relaysChanged() { c.addrsChanged() }
+
+func (c *Conn) addrsChanged() {
+	if c.cfg.OnAddrsChange != nil {
+		c.cfg.OnAddrsChange()
+	}
+}
+
+// NetworkChanged looks at the interfaces again and tests every path. Run calls
+// it when the monitor sees a change; an application may know earlier.
+func (c *Conn) NetworkChanged() {
+	c.refreshAddrs()
+	c.relays.NetworkChanged()
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.NetworkChanged(time.Now()) }))
+}
+
+// Rebind gives the UDP sockets new file descriptors, on the same ports if
+// possible, and tests every path.
+func (c *Conn) Rebind() error {
+	err := c.socks.Rebind()
+	c.NetworkChanged()
+	return err
+}
+
+// watchNetwork passes on what the monitor sees.
+func (c *Conn) watchNetwork(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.monitor.Changed():
+			c.log.Info("network changed")
+			c.NetworkChanged()
+		}
+	}
+}
+
+// admit asks Config.Admit.
+func (c *Conn) admit(id identity.NodeID) bool {
+	return c.cfg.Admit == nil || c.cfg.Admit(id)
+}
+
+// isClosed says that Close was called.
+func (c *Conn) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
+}

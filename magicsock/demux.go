@@ -1,0 +1,128 @@
+package magicsock
+
+import (
+	"net"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/disco"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
+	"github.com/nodetun/nodetun/relay"
+)
+
+// class is what a packet is, by its first bytes.
+type class uint8
+
+const (
+	classOther class = iota
+	classQUIC
+	classDisco
+	classSTUN
+	classRecord
+	classCut
+)
+
+// classify follows the table in the package comment.
+func classify(b []byte) class {
+	switch {
+	case len(b) == 0:
+		return classOther
+	case b[0]&0x40 != 0:
+		if b[0] == 'T' && disco.Is(b) {
+			return classDisco
+		}
+		return classQUIC
+	case b[0]&0xf0 == 0x20:
+		return classRecord
+	case b[0]&0xfe == 0x30:
+		return classCut
+	case b[0] <= 0x01 && len(b) >= 20 && string(b[4:8]) == "\x21\x12\xa4\x42":
+		return classSTUN
+	}
+	return classOther
+}
+
+// inbound is what one receive brought: one packet or several from one source,
+// walked by next.
+type inbound struct {
+	data   []byte
+	seg    int             // size of each packet but the last, unless framed
+	framed bool            // a relay batch: each packet has its length before it
+	from   nodemap.Addr    // where it came from
+	src    identity.NodeID // the sender named by the relay; zero by UDP
+	ecn    uint8
+
+	addr *net.UDPAddr // the sender as QUIC knows it, set by sort
+	buf  []byte       // memory that goes back to the inbox when all is read
+}
+
+// next cuts off the next packet; nil at the end. What follows a malformed
+// length is dropped.
+func (in *inbound) next() []byte {
+	if len(in.data) == 0 {
+		return nil
+	}
+	if in.framed {
+		packet, rest, err := relay.NextDatagram(in.data)
+		if err != nil {
+			packet, rest = nil, nil
+		}
+		in.data = rest
+		return packet
+	}
+	n := min(in.seg, len(in.data))
+	packet := in.data[:n]
+	in.data = in.data[n:]
+	return packet
+}
+
+// sort takes everything but QUIC out of a receive, and asks who sent the rest.
+// It reports whether there is QUIC in it to be read with nextQUIC.
+func (c *Conn) sort(in *inbound) bool {
+	walk := *in
+	bytes, packets := 0, 0
+	for b := walk.next(); b != nil; b = walk.next() {
+		if k := classify(b); k != classQUIC {
+			c.takeOther(k, b, in)
+			continue
+		}
+		bytes += len(b)
+		packets++
+	}
+	if bytes == 0 {
+		return false
+	}
+	in.addr = c.paths.received(time.Now(), in.from, in.src, bytes)
+	if in.addr == nil {
+		c.stats.unknownSource.Add(uint64(packets))
+		return false
+	}
+	if in.src.IsZero() {
+		c.stats.recvUDP.Add(uint64(bytes))
+	} else {
+		c.stats.recvRelay.Add(uint64(bytes))
+	}
+	return true
+}
+
+// nextQUIC yields the next QUIC packet; nil at the end.
+func (in *inbound) nextQUIC() []byte {
+	for {
+		b := in.next()
+		if b == nil || classify(b) == classQUIC {
+			return b
+		}
+	}
+}
+
+// takeOther disposes of a packet that is not QUIC.
+func (c *Conn) takeOther(k class, b []byte, in *inbound) {
+	switch {
+	case k == classDisco:
+		c.disco.offer(b, in.from, in.src)
+	case k == classSTUN && in.src.IsZero():
+		c.stats.recvSTUN.Add(1)
+	default: // records and cut packets: of a feature that we did not announce
+		c.stats.recvGarbage.Add(1)
+	}
+}

@@ -1,0 +1,69 @@
+package magicsock
+
+import (
+	"sync/atomic"
+
+	"github.com/nodetun/nodetun/magicsock/udpconn"
+)
+
+// Metrics are counts since the Conn was made.
+type Metrics struct {
+	// Payload bytes of QUIC.
+	SendUDP, SendRelay, RecvUDP, RecvRelay uint64
+	// Packets of QUIC that were dropped on receipt: from an address of no node.
+	UnknownSource uint64
+	// Packets that are nothing known, or malformed.
+	RecvGarbage uint64
+	// STUN packets received.
+	RecvSTUN uint64
+	// Batches that had nowhere to go, and batches cut short by S7.
+	NoRoute, Limited uint64
+	// Sends that the system or the relay's queue refused.
+	SendErrors, RelayDropped uint64
+	// Receives that failed for no reason known.
+	ReadErrors uint64
+	// Packets sent again after an outage.
+	Resent uint64
+
+	// Disco packets received, those of senders not admitted (S6), those lost
+	// to a full queue, those whose key is no key and those that did not open.
+	RecvDisco, NotAdmitted, DiscoDropped, BadKey, BadDisco uint64
+	RecvPing, RecvPong, RecvCallMeMaybe                    uint64
+	SentPing, SentPong, SentCallMeMaybe                    uint64
+
+	// UDP4 and UDP6 are the counts of the sockets; GSO and GRO among them.
+	UDP4, UDP6 udpconn.Stats
+}
+
+type counters struct {
+	sendUDP, sendRelay, recvUDP, recvRelay                 atomic.Uint64
+	unknownSource, recvGarbage, recvSTUN, noRoute, limited atomic.Uint64
+	sendErrors, relayDropped, readErrors, resent           atomic.Uint64
+	recvDisco, notAdmitted, discoDropped, badKey, badDisco atomic.Uint64
+	recvPing, recvPong, recvCallMeMaybe                    atomic.Uint64
+	sentPing, sentPong, sentCallMeMaybe                    atomic.Uint64
+}
+
+// Metrics takes a snapshot of the counts.
+func (c *Conn) Metrics() Metrics {
+	s := &c.stats
+	m := Metrics{
+		SendUDP: s.sendUDP.Load(), SendRelay: s.sendRelay.Load(),
+		RecvUDP: s.recvUDP.Load(), RecvRelay: s.recvRelay.Load(),
+		UnknownSource: s.unknownSource.Load(), RecvGarbage: s.recvGarbage.Load(), RecvSTUN: s.recvSTUN.Load(),
+		NoRoute: s.noRoute.Load(), Limited: s.limited.Load(),
+		SendErrors: s.sendErrors.Load(), RelayDropped: s.relayDropped.Load(),
+		ReadErrors: s.readErrors.Load(), Resent: s.resent.Load(),
+		RecvDisco: s.recvDisco.Load(), NotAdmitted: s.notAdmitted.Load(), DiscoDropped: s.discoDropped.Load(),
+		BadKey: s.badKey.Load(), BadDisco: s.badDisco.Load(),
+		RecvPing: s.recvPing.Load(), RecvPong: s.recvPong.Load(), RecvCallMeMaybe: s.recvCallMeMaybe.Load(),
+		SentPing: s.sentPing.Load(), SentPong: s.sentPong.Load(), SentCallMeMaybe: s.sentCallMeMaybe.Load(),
+	}
+	if c.socks.V4 != nil {
+		m.UDP4 = c.socks.V4.Stats()
+	}
+	if c.socks.V6 != nil {
+		m.UDP6 = c.socks.V6.Stats()
+	}
+	return m
+}

@@ -1,0 +1,209 @@
+package magicsock
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
+)
+
+// paths is the node map, which is not safe for concurrent use, with its guard,
+// and what this package keeps beside it for each node.
+type paths struct {
+	// kick wakes the clock when something is due earlier than it thinks.
+	kick chan struct{}
+
+	mu    sync.Mutex // guards the fields below; no I/O and no callback under it
+	nodes *nodemap.Map
+	peers map[netip.AddrPort]*peer // by mapped address
+	sweep int                      // size of peers at which to look for stale ones
+	due   time.Time                // when the clock will wake; zero for never
+}
+
+// peer is one node as QUIC sees it. addr and id never change.
+type peer struct {
+	id   identity.NodeID
+	addr *net.UDPAddr
+
+	// Guarded by paths.mu.
+	heard  time.Time // when a payload of it came
+	recent resendRing
+}
+
+const firstSweep = 64
+
+func newPaths(m *nodemap.Map, tun []netip.Prefix) *paths {
+	m.SetTunPrefixes(time.Now(), tun)
+	return &paths{
+		kick: make(chan struct{}, 1), nodes: m,
+		peers: make(map[netip.AddrPort]*peer), sweep: firstSweep,
+	}
+}
+
+// do calls f with the lock held and returns a copy of the actions, to be
+// carried out without it.
+func (p *paths) do(f func(*nodemap.Map) []nodemap.Action) []nodemap.Action {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	acts := slices.Clone(f(p.nodes))
+	p.scheduleLocked()
+	return acts
+}
+
+// scheduleLocked wakes the clock if the node map wants it to.
+func (p *paths) scheduleLocked() {
+	next := p.nodes.Next()
+	if next.IsZero() || !p.due.IsZero() && !next.Before(p.due) {
+		return
+	}
+	p.due = next
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// peerLocked finds or makes the entry of a mapped address that the node map
+// knows; nil if it does not.
+func (p *paths) peerLocked(mapped netip.AddrPort) *peer {
+	if e, ok := p.peers[mapped]; ok {
+		return e
+	}
+	id, ok := p.nodes.NodeByMapped(mapped)
+	if !ok {
+		return nil
+	}
+	if len(p.peers) >= p.sweep {
+		p.sweepLocked()
+	}
+	e := &peer{id: id, addr: net.UDPAddrFromAddrPort(mapped)}
+	p.peers[mapped] = e
+	return e
+}
+
+// sweepLocked drops the entries of nodes that the node map has forgotten.
+func (p *paths) sweepLocked() {
+	for mapped := range p.peers {
+		if _, ok := p.nodes.NodeByMapped(mapped); !ok {
+			delete(p.peers, mapped)
+		}
+	}
+	p.sweep = max(firstSweep, 2*len(p.peers))
+}
+
+func (p *paths) mappedAddr(id identity.NodeID) *net.UDPAddr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	mapped := p.nodes.Mapped(id)
+	if e := p.peerLocked(mapped); e != nil {
+		return e.addr
+	}
+	return net.UDPAddrFromAddrPort(mapped)
+}
+
+func (p *paths) nodeOf(mapped netip.AddrPort) (identity.NodeID, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nodes.NodeByMapped(mapped)
+}
+
+func (p *paths) forget(id identity.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.nodes.Remove(id)
+	for mapped, e := range p.peers {
+		if e.id == id {
+			delete(p.peers, mapped)
+		}
+	}
+}
+
+// received notes n bytes of payload and returns the address under which QUIC
+// knows the sender; nil for an unknown one.
+func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) *net.UDPAddr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	mapped, ok := p.nodes.Received(now, from, relaySrc, n)
+	p.scheduleLocked()
+	if !ok {
+		return nil
+	}
+	e := p.peerLocked(mapped)
+	if e == nil {
+		return nil
+	}
+	e.heard = now
+	return e.addr
+}
+
+// route asks where a batch of packets goes, and remembers those that may have
+// to be sent again. The actions come before the batch.
+func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (nodemap.Route, []nodemap.Action) {
+	packets := (len(b) + seg - 1) / seg
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r, acts := p.nodes.Route(now, mapped, len(b), packets, isInitial(b))
+	if len(acts) > 0 {
+		acts = slices.Clone(acts)
+	}
+	p.scheduleLocked()
+	if e := p.peerLocked(mapped); e != nil && (packets <= smallBatch || now.Sub(e.heard) > quiet) {
+		e.recent.add(b, seg)
+	}
+	return r, acts
+}
+
+// recent copies the packets of a node that are kept for sending again.
+func (p *paths) recent(id identity.NodeID) [][]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.peers[p.nodes.Mapped(id)]; ok {
+		return e.recent.packets()
+	}
+	return nil
+}
+
+// runClock calls the node map when something is due.
+func (c *Conn) runClock(ctx context.Context) {
+	p := c.paths
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.kick:
+		case <-timer.C:
+		}
+		acts, wait := p.tick(time.Now())
+		c.perform(acts)
+		timer.Reset(wait)
+	}
+}
+
+// idleWait is how long the clock sleeps when nothing is due.
+const idleWait = time.Hour
+
+// tick calls the node map if its time has come and says how long to sleep.
+func (p *paths) tick(now time.Time) ([]nodemap.Action, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.due = p.nodes.Next()
+	var acts []nodemap.Action
+	if !p.due.IsZero() && !now.Before(p.due) {
+		acts, p.due = p.nodes.Tick(now)
+		acts = slices.Clone(acts)
+	}
+	if p.due.IsZero() {
+		return acts, idleWait
+	}
+	return acts, max(time.Millisecond, p.due.Sub(now))
+}
+
+// isInitial recognises a QUIC Initial (RFC 9000 17.2.2): long header, type 0.
+func isInitial(b []byte) bool { return len(b) > 0 && b[0]&0xf0 == 0xc0 }
