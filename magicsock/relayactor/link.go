@@ -76,29 +76,25 @@ func (l *link) idle() time.Duration {
 
 // run keeps the connection until ctx is done or nobody needs it.
 func (l *link) run(ctx context.Context) {
-	lost := time.Now()
 	for ctx.Err() == nil {
+		begin := time.Now()
 		client, err := l.dial(ctx)
+		if time.Since(begin) > staleAfter {
+			l.queue.Clear()
+		}
 		if err == nil {
-			if time.Since(lost) > staleAfter {
-				l.queue.Clear()
-			}
 			err = l.serve(ctx, client)
-			lost = time.Now()
 		}
 		if ctx.Err() != nil || l.actor.retire(l) {
-			return
+			break
 		}
 		l.set(StateFailed, err, nil)
 		l.wait(ctx, l.delay())
-		if time.Since(lost) > staleAfter {
-			l.queue.Clear()
-		}
 		if l.actor.retire(l) {
-			l.actor.changed()
-			return
+			break
 		}
 	}
+	l.actor.changed()
 }
 
 func (l *link) dial(ctx context.Context) (*relayclient.Client, error) {
@@ -175,15 +171,25 @@ func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Cli
 }
 
 // wait waits for the next try; a changed network makes it the first again.
+// What is queued meanwhile does not grow old.
 func (l *link) wait(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	case <-l.wake:
-		if l.takeEvents().network {
-			l.resetFailures()
+	stale := time.NewTicker(staleAfter)
+	defer stale.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			return
+		case <-stale.C:
+			l.queue.Clear()
+		case <-l.wake:
+			if l.takeEvents().network {
+				l.resetFailures()
+				return
+			}
 		}
 	}
 }

@@ -1,0 +1,25 @@
+// Package relayserver is a relay: it forwards packets between nodes that have
+// logged in, speaks version 3 of the relay protocol as a plain upgrade and as
+// a WebSocket, and answers STUN.
+//
+// The HTTP port serves, over HTTP/1.1 only:
+//
+//	GET /relay, /derp                the upgrade, see package relay
+//	GET /relay/probe, /derp/probe    200, empty, for latency probes
+//	GET /ping                        the same
+//	GET /, /index.html               a page for people
+//	GET /robots.txt
+//	GET /generate_204                the captive portal test
+//
+// With certificates all but the last are on the HTTPS port, and the last, alone,
+// on the port that Config.CaptiveAddr names.
+//
+// A client has a bounded queue of its own (relay.Queue), so that one that reads
+// slowly loses packets of its own and holds up nobody. Each connection is
+// served by two goroutines: the reader, which is that of net/http and pushes
+// into the queues of others, and the writer.
+//
+// New checks the configuration, Listen binds, Run serves until its context
+// ends; Run calls Listen if nobody has. Handler serves the same from any HTTP
+// server, within a process. All methods may be called from any goroutine.
+package relayserver

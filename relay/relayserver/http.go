@@ -1,0 +1,204 @@
+package relayserver
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/nodetun/nodetun/relay"
+)
+
+// upgradeProtocol is the value of both Upgrade headers of the plain upgrade.
+const upgradeProtocol = "iroh derp http"
+
+// Security headers that every answer of the main handler carries.
+const (
+	strictTransport = "max-age=63072000; includeSubDomains"
+	contentPolicy   = "default-src 'none'; frame-ancestors 'none'; form-action 'none'; base-uri 'self'; block-all-mixed-content; plugin-types 'none'"
+)
+
+const indexPage = `<!DOCTYPE html>
+<html><head><title>Relay</title></head><body>
+<h1>Iroh relay</h1>
+<p>This is a relay of <a href="https://github.com/nodetun/nodetun">nodetun</a>. It speaks the relay protocol of iroh-net, version 3.</p>
+</body></html>
+`
+
+// Handler serves the relay from any HTTP/1.1 server whose connections can be
+// hijacked. Close ends the clients it has.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Strict-Transport-Security", strictTransport)
+		h.Set("Content-Security-Policy", contentPolicy)
+		if r.Method != http.MethodGet {
+			notFound(w)
+			return
+		}
+		switch r.URL.Path {
+		case "/relay", "/derp":
+			s.serveRelay(w, r)
+		case "/relay/probe", "/derp/probe", "/ping":
+			h.Set("Access-Control-Allow-Origin", "*")
+			w.WriteHeader(http.StatusOK)
+		case "/", "/index.html":
+			h.Set("Content-Type", "text/html; charset=utf-8")
+			_, _ = io.WriteString(w, indexPage)
+		case "/robots.txt":
+			h.Set("Content-Type", "text/plain; charset=utf-8")
+			_, _ = io.WriteString(w, "User-agent: *\nDisallow: /\n")
+		case "/generate_204":
+			if s.cfg.TLS != nil {
+				notFound(w)
+				return
+			}
+			serveNoContent(w, r)
+		default:
+			notFound(w)
+		}
+	})
+}
+
+// captiveHandler serves what stands on the HTTP port beside HTTPS.
+func captiveHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || r.URL.Path != "/generate_204" {
+			notFound(w)
+			return
+		}
+		serveNoContent(w, r)
+	})
+}
+
+func notFound(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = io.WriteString(w, "Not Found")
+}
+
+// serveNoContent answers the captive portal test: a portal would answer
+// something else, or could not repeat the challenge.
+func serveNoContent(w http.ResponseWriter, r *http.Request) {
+	if c := r.Header.Get("X-Tailscale-Challenge"); isChallenge(c) {
+		w.Header().Set("X-Tailscale-Response", "response "+c)
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func isChallenge(c string) bool {
+	if len(c) == 0 || len(c) > 63 {
+		return false
+	}
+	for _, b := range []byte(c) {
+		switch {
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '.', b == '_', b == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// serveRelay upgrades, and serves the client until it has left.
+func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
+	upgrade := r.Header.Get("Upgrade")
+	if upgrade != upgradeProtocol && upgrade != "websocket" {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	remote := remoteOf(r)
+	if !s.logins.allow(addrOf(remote), time.Now()) {
+		s.count.loginsLimited.Add(1)
+		w.WriteHeader(http.StatusTooManyRequests)
+		return
+	}
+	if !s.admit() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	defer s.clients.Done()
+	var conn transport
+	if upgrade == "websocket" {
+		conn = upgradeSocket(w, r)
+	} else {
+		conn = upgradeStream(w)
+	}
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	s.serveConn(conn, addrOf(remote), upgrade == "websocket")
+}
+
+// remoteOf returns the client's address as net/http knows it.
+func remoteOf(r *http.Request) net.Addr { return textAddr(r.RemoteAddr) }
+
+type textAddr string
+
+func (textAddr) Network() string  { return "tcp" }
+func (a textAddr) String() string { return string(a) }
+
+// upgradeStream answers the plain upgrade by hand: net/http would not leave the
+// connection alone otherwise. It returns nil when there is nothing to serve.
+func upgradeStream(w http.ResponseWriter) transport {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return nil
+	}
+	// A client that does not wait for the answer is none of ours: what it sent
+	// may have been meant for someone else on the way.
+	if buffered.Reader.Buffered() > 0 {
+		_ = conn.Close()
+		return nil
+	}
+	if _, known := conn.(interface{ CloseWrite() error }); !known {
+		conn = relay.NewConn(conn, writeStall)
+	}
+	head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol +
+		"\r\nStrict-Transport-Security: " + strictTransport +
+		"\r\nContent-Security-Policy: " + contentPolicy + "\r\n\r\n"
+	if _, err := io.WriteString(conn, head); err != nil {
+		_ = conn.Close()
+		return nil
+	}
+	return newStream(conn)
+}
+
+// upgradeSocket answers the handshake of WebSocket. It returns nil when there
+// is nothing to serve.
+func upgradeSocket(w http.ResponseWriter, r *http.Request) transport {
+	switch {
+	case r.Header.Get("Sec-WebSocket-Key") == "", r.Header.Get("Sec-WebSocket-Version") == "":
+		w.WriteHeader(http.StatusBadRequest)
+		return nil
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		w.WriteHeader(http.StatusBadRequest)
+		return nil
+	}
+	// A web page of any origin may use a relay: it proves a key of its own,
+	// and nothing is granted to a browser's user.
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	if err != nil {
+		return nil
+	}
+	return newSocket(conn)
+}
+
+// serveConn takes the login and then serves the client.
+func (s *Server) serveConn(conn transport, addr netip.Addr, webSocket bool) {
+	id, err := s.logIn(conn)
+	if err != nil {
+		s.logger.Debug("relay login failed", "addr", addr, "error", err)
+		return
+	}
+	if webSocket {
+		s.count.webSocketAccepts.Add(1)
+	}
+	newClient(s, id, addr, conn).serve()
+}

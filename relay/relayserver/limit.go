@@ -1,0 +1,160 @@
+package relayserver
+
+import (
+	"hash/maphash"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// prefixOf returns the prefix by which an address is limited: what one
+// customer usually has.
+func prefixOf(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := 24
+	if a.Is6() {
+		bits = 56
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// addrOf returns the IP address of a connection's end; one without (a pipe)
+// counts as the zero address.
+func addrOf(a net.Addr) netip.Addr {
+	if ap, err := netip.ParseAddrPort(a.String()); err == nil {
+		return ap.Addr()
+	}
+	return netip.Addr{}
+}
+
+// bucket is a token bucket; the holder guards it.
+type bucket struct {
+	tokens float64
+	last   time.Time
+}
+
+// fill adds what came in since the last call at rate a second, up to burst. A
+// new bucket is full.
+func (b *bucket) fill(now time.Time, rate, burst float64) {
+	if b.last.IsZero() {
+		b.tokens = burst
+	} else {
+		b.tokens = min(burst, b.tokens+rate*now.Sub(b.last).Seconds())
+	}
+	b.last = now
+}
+
+// take takes one token if there is one.
+func (b *bucket) take(now time.Time, rate, burst float64) bool {
+	b.fill(now, rate, burst)
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// spend takes n tokens and returns how long it takes to earn those back that
+// were not there.
+func (b *bucket) spend(now time.Time, n, rate, burst float64) time.Duration {
+	b.fill(now, rate, burst)
+	b.tokens -= n
+	if b.tokens >= 0 {
+		return 0
+	}
+	return time.Duration(-b.tokens / rate * float64(time.Second))
+}
+
+// rates is a table of fixed size of buckets, one for a prefix each; prefixes
+// that hash alike share one, and nobody outside can tell which do.
+type rates struct {
+	rate float64 // a second, and the burst; 0: no limit
+	seed maphash.Seed
+
+	mu      sync.Mutex // guards the buckets
+	buckets [4096]bucket
+}
+
+func newRates(perSecond int) *rates {
+	return &rates{rate: float64(perSecond), seed: maphash.MakeSeed()}
+}
+
+// allow takes one token for the address.
+func (r *rates) allow(a netip.Addr, now time.Time) bool {
+	if r.rate == 0 {
+		return true
+	}
+	i := maphash.Comparable(r.seed, prefixOf(a)) % uint64(len(r.buckets))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buckets[i].take(now, r.rate, r.rate)
+}
+
+// limitedListener bounds the connections from one prefix.
+type limitedListener struct {
+	net.Listener
+	max     int // 0: no limit
+	refused func()
+	wrap    func(net.Conn) net.Conn
+
+	mu   sync.Mutex // guards open
+	open map[netip.Prefix]int
+}
+
+// Accept closes what is too much and waits for the next.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		p := prefixOf(addrOf(c.RemoteAddr()))
+		if !l.enter(p) {
+			_ = c.Close()
+			l.refused()
+			continue
+		}
+		return &limitedConn{Conn: l.wrap(c), leave: sync.OnceFunc(func() { l.leave(p) })}, nil
+	}
+}
+
+func (l *limitedListener) enter(p netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.max > 0 && l.open[p] >= l.max {
+		return false
+	}
+	l.open[p]++
+	return true
+}
+
+func (l *limitedListener) leave(p netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[p]--; l.open[p] <= 0 {
+		delete(l.open, p)
+	}
+}
+
+// limitedConn gives its place back when it is closed.
+type limitedConn struct {
+	net.Conn
+	leave func()
+}
+
+func (c *limitedConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
+
+func (c *limitedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}

@@ -1,0 +1,233 @@
+package relayserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/relay"
+)
+
+const (
+	// loginTimeout bounds the time from the upgrade to the login frame.
+	loginTimeout = 10 * time.Second
+	// writeStall is how long a client may take nothing of what is written.
+	writeStall = 2 * time.Second
+	// headTimeout and idleTimeout are those of HTTP requests.
+	headTimeout = 10 * time.Second
+	idleTimeout = 30 * time.Second
+	maxHead     = 16 << 10
+)
+
+// Server is a relay.
+type Server struct {
+	cfg      Config
+	logger   *slog.Logger
+	access   accessList
+	logins   *rates
+	registry registry
+	pool     relay.Pool
+	count    counters
+
+	shutdown context.Context // done when the clients are to leave
+	cancel   context.CancelFunc
+
+	mu       sync.Mutex // guards the fields below
+	closed   bool       // no client may come any more
+	clients  sync.WaitGroup
+	listener net.Listener // nil: not listening
+	captive  net.Listener // nil: none
+	stun     []*stunServer
+}
+
+// New makes a relay; it binds and starts nothing. It returns ErrNoAccess and
+// ErrNoCertificate for what only Dev may leave out.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.normalise()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg:    cfg,
+		logger: cfg.Logger,
+		access: newAccessList(cfg.Access),
+		logins: newRates(cfg.Limits.LoginsPerSecond),
+	}
+	s.registry.clients = make(map[identity.NodeID]*client)
+	s.shutdown, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Listen binds all sockets, so that Addr and STUNAddr know them. Whoever calls
+// it also calls Run, which closes them.
+func (s *Server) Listen() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener != nil {
+		return nil
+	}
+	if err := s.listenLocked(); err != nil {
+		s.closeSocketsLocked()
+		return err
+	}
+	return nil
+}
+
+func (s *Server) listenLocked() error {
+	l, err := net.Listen("tcp", s.cfg.Addr)
+	if err != nil {
+		return bindError("HTTP", s.cfg.Addr, err)
+	}
+	s.listener = l
+	if s.cfg.CaptiveAddr != "" && s.cfg.TLS != nil {
+		if s.captive, err = net.Listen("tcp", s.cfg.CaptiveAddr); err != nil {
+			return bindError("captive portal test", s.cfg.CaptiveAddr, err)
+		}
+	}
+	if s.cfg.STUNAddr == "none" {
+		return nil
+	}
+	conns, err := listenSTUN(s.cfg.STUNAddr)
+	if err != nil {
+		return bindError("STUN", s.cfg.STUNAddr, err)
+	}
+	limit := newRates(s.cfg.Limits.STUNPerSecond)
+	for _, conn := range conns {
+		s.stun = append(s.stun, &stunServer{conn: conn, limit: limit, count: &s.count})
+	}
+	return nil
+}
+
+// bindError says in one line what could not be bound, and why.
+func bindError(what, addr string, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		err = op.Err
+	}
+	return fmt.Errorf("relay cannot listen on %s for %s: %w", addr, what, err)
+}
+
+func (s *Server) closeSocketsLocked() {
+	for _, l := range []net.Listener{s.listener, s.captive} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	for _, st := range s.stun {
+		_ = st.conn.Close()
+	}
+	s.listener, s.captive, s.stun = nil, nil, nil
+}
+
+// Addr returns the TCP address that is bound, nil before Listen.
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Addr()
+}
+
+// STUNAddr returns the first UDP address that is bound, zero if there is none.
+func (s *Server) STUNAddr() netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.stun) == 0 {
+		return netip.AddrPort{}
+	}
+	return localAddrPort(s.stun[0].conn)
+}
+
+// Run serves until ctx is done, lets the clients leave and returns nil when all
+// that it started is gone. It returns at once with one clear line when an
+// address cannot be bound. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	if err := s.Listen(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	main, captive, stun := s.listener, s.captive, s.stun
+	s.mu.Unlock()
+	s.logger.Info("relay listens", "addr", main.Addr().String(), "tls", s.cfg.TLS != nil)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.serveHTTP(ctx, s.wrap(main), s.Handler()) })
+	if captive != nil {
+		group.Go(func() error { return s.serveHTTP(ctx, s.limit(captive), captiveHandler()) })
+	}
+	for _, st := range stun {
+		group.Go(func() error { return st.run(ctx) })
+	}
+	return group.Wait()
+}
+
+// Close makes all clients leave and waits for them. Run does it too; a process
+// that uses only Handler calls it itself.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.closeSocketsLocked()
+	s.mu.Unlock()
+	s.cancel()
+	s.clients.Wait()
+}
+
+// admit counts a connection in, unless the server is closing.
+func (s *Server) admit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.clients.Add(1)
+	return true
+}
+
+func (s *Server) limit(l net.Listener) net.Listener {
+	return &limitedListener{
+		Listener: l,
+		max:      s.cfg.Limits.ConnsPerPrefix,
+		refused:  func() { s.count.connsLimited.Add(1) },
+		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, writeStall) },
+		open:     make(map[netip.Prefix]int),
+	}
+}
+
+func (s *Server) wrap(l net.Listener) net.Listener {
+	l = s.limit(l)
+	if s.cfg.TLS != nil {
+		l = tls.NewListener(l, s.cfg.TLS)
+	}
+	return l
+}
+
+// serveHTTP serves until ctx is done.
+func (s *Server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHead,
+		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		// What net/http says holds addresses.
+		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	return nil
+}

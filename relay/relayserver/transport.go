@@ -1,0 +1,171 @@
+package relayserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/nodetun/nodetun/relay"
+)
+
+// transport carries frames to and from one client. One goroutine reads, one
+// writes; Close and CloseWrite may be called from any.
+type transport interface {
+	// Next returns the next frame; the body is valid until the next call.
+	Next() (relay.Type, []byte, error)
+	// Write writes whole frames of the stream form, and may spoil them.
+	Write(frames []byte) error
+	// CloseWrite ends what is sent, in good order.
+	CloseWrite()
+	// Close ends the connection at once.
+	Close()
+	// Received returns when something last arrived, as time since the start.
+	Received() time.Time
+}
+
+// stamp remembers a moment; it is safe for concurrent use.
+type stamp struct {
+	begin time.Time
+	at    atomic.Int64 // since begin; 0: never
+}
+
+func newStamp() stamp { return stamp{begin: time.Now()} }
+
+func (s *stamp) set() { s.at.Store(int64(max(1, time.Since(s.begin)))) }
+
+func (s *stamp) get() time.Time {
+	if at := s.at.Load(); at > 0 {
+		return s.begin.Add(time.Duration(at))
+	}
+	return time.Time{}
+}
+
+// stream is the transport of the plain upgrade.
+type stream struct {
+	conn     net.Conn
+	reader   *relay.Reader
+	received stamp
+}
+
+func newStream(conn net.Conn) *stream {
+	s := &stream{conn: conn, received: newStamp()}
+	s.reader = relay.NewReader(stampedReader{s}, nil)
+	return s
+}
+
+type stampedReader struct{ s *stream }
+
+func (r stampedReader) Read(b []byte) (int, error) {
+	n, err := r.s.conn.Read(b)
+	if n > 0 {
+		r.s.received.set()
+	}
+	return n, err
+}
+
+func (s *stream) Next() (relay.Type, []byte, error) { return s.reader.Next() }
+func (s *stream) Received() time.Time               { return s.received.get() }
+func (s *stream) Close()                            { _ = s.conn.Close() }
+
+func (s *stream) Write(frames []byte) error {
+	_, err := s.conn.Write(frames)
+	return err
+}
+
+func (s *stream) CloseWrite() {
+	if half, ok := s.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		return
+	}
+	s.Close()
+}
+
+// socket is the transport of WebSocket: each frame is one binary message.
+type socket struct {
+	ctx      context.Context
+	cancel   context.CancelFunc
+	conn     *websocket.Conn
+	buf      []byte
+	received stamp
+}
+
+func newSocket(conn *websocket.Conn) *socket {
+	ctx, cancel := context.WithCancel(context.Background())
+	conn.SetReadLimit(relay.MaxFrame)
+	return &socket{ctx: ctx, cancel: cancel, conn: conn, buf: make([]byte, 4<<10), received: newStamp()}
+}
+
+func (s *socket) Received() time.Time { return s.received.get() }
+
+func (s *socket) Next() (relay.Type, []byte, error) {
+	r, err := s.nextBinary()
+	if err != nil {
+		return 0, nil, err
+	}
+	n := 0
+	for {
+		if n == len(s.buf) {
+			s.buf = append(s.buf, make([]byte, len(s.buf))...)
+		}
+		m, err := r.Read(s.buf[n:])
+		n += m
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return 0, nil, fmt.Errorf("reading a message: %w", err)
+		}
+	}
+	s.received.set()
+	return relay.ParseMessage(s.buf[:n])
+}
+
+// nextBinary returns the next binary message. Text is skipped, as iroh does.
+func (s *socket) nextBinary() (io.Reader, error) {
+	for {
+		kind, r, err := s.conn.Reader(s.ctx)
+		if err != nil {
+			if websocket.CloseStatus(err) != -1 {
+				err = io.EOF
+			}
+			return nil, err
+		}
+		if kind == websocket.MessageBinary {
+			return r, nil
+		}
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (s *socket) Write(frames []byte) error {
+	ctx, cancel := context.WithTimeout(s.ctx, socketWriteTimeout)
+	defer cancel()
+	for {
+		frame, rest, ok := relay.NextFrame(frames)
+		if !ok {
+			return nil
+		}
+		if err := s.conn.Write(ctx, websocket.MessageBinary, relay.Message(frame)); err != nil {
+			return err
+		}
+		frames = rest
+	}
+}
+
+// socketWriteTimeout bounds the write of one block of frames. It is long,
+// because it is not renewed when some of it goes.
+const socketWriteTimeout = 10 * time.Second
+
+func (s *socket) CloseWrite() { s.Close() }
+
+func (s *socket) Close() {
+	s.cancel()
+	_ = s.conn.CloseNow()
+}
