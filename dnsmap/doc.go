@@ -1,0 +1,45 @@
+// Package dnsmap gives nodes names on this host: the petnames of peers, a
+// small DNS server for the zone of the overlay, and the hook that makes the
+// host's resolver ask it.
+//
+// It is not a resolver for the world. Everything outside the zone and the
+// reverse zones of the overlay prefixes is refused, except in mode file, where
+// the server stands in resolv.conf for all names and passes the others on to
+// the servers found there.
+//
+// # Names
+//
+// With the zone node.internal (Names.Zone):
+//
+//	<52 base32 characters>.node.internal   any NodeID; asking installs the mapping
+//	<petname>.node.internal                a peer (ValidPetname, S21)
+//	<own name>.node.internal               this node
+//	<address>.ip6.arpa, .in-addr.arpa      the name of the node that has the overlay address
+//
+// Names are matched without regard to case and answered in the case of the
+// question. A name that exists without a record of the asked type gets an
+// empty answer with the SOA, so that it is remembered for 5 s only; a name
+// that does not exist gets NXDOMAIN with the same SOA.
+//
+// # The host's resolver
+//
+// HostDNS sets one of these modes up, keeps it so, and takes it back:
+//
+//   - resolved: systemd-resolved over D-Bus, for the zone and the reverse zones
+//     only (routing domains of our link);
+//   - file: a marked block of one line in resolv.conf, first of the nameservers;
+//     every other line, also those edited meanwhile, stays;
+//   - none: nothing is touched;
+//   - auto: resolved when it runs and resolv.conf points to it, else nothing,
+//     with an advice in the Report.
+//
+// Some C libraries (musl) ask all nameservers of resolv.conf at once and take
+// the first answer. In mode file they may hear from another server that our
+// names do not exist.
+//
+// # Concurrency
+//
+// Names may be used by any number of goroutines. Server.Listen and Run are
+// called once, in this order; SetForward and Addr at any time. HostDNS.Apply, Run and
+// Undo belong to one goroutine at a time; Servers to anybody.
+package dnsmap
