@@ -64,11 +64,11 @@ type probe struct {
 func newClient(s *Server, id identity.NodeID, addr netip.Addr, conn transport) *client {
 	stopping := make(chan struct{})
 	return &client{
-		server:   s,
-		id:       id,
-		addr:     addr,
-		conn:     conn,
-		queue:    relay.NewQueue(&s.pool),
+		server: s,
+		id:     id,
+		addr:   addr,
+		conn:   conn,
+		queue:  relay.NewQueue(&s.pool),
 		stop: sync.OnceFunc(func() {
 			close(stopping)
 			time.AfterFunc(lingerTime, conn.Close)

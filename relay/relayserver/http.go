@@ -1,6 +1,7 @@
 package relayserver
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -156,7 +157,9 @@ func upgradeStream(w http.ResponseWriter) transport {
 		_ = conn.Close()
 		return nil
 	}
-	if _, known := conn.(interface{ CloseWrite() error }); !known {
+	switch conn.(type) {
+	case *limitedConn, *tls.Conn: // ours, see wrap
+	default:
 		conn = relay.NewConn(conn, writeStall)
 	}
 	head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol +

@@ -1,0 +1,282 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"github.com/nodetun/nodetun/identity"
+)
+
+// drain takes everything and returns the frames.
+func drain(t testing.TB, q *Queue) [][]byte {
+	t.Helper()
+	var frames [][]byte
+	for {
+		b := q.Take()
+		if b == nil {
+			return frames
+		}
+		for len(b) > 0 {
+			frame, rest, ok := NextFrame(b)
+			if !ok {
+				t.Fatal("a block ends within a frame")
+			}
+			frames = append(frames, bytes.Clone(frame))
+			b = rest
+		}
+		q.Done()
+	}
+}
+
+func numbered(i, size int) []byte {
+	return append(binary.LittleEndian.AppendUint32([]byte{0, 0}, uint32(i)), make([]byte, size)...)
+}
+
+func numberOf(frame []byte) int {
+	return int(binary.LittleEndian.Uint32(frame[HeaderLen+KeyLen+2:]))
+}
+
+func TestQueueKeepsOrder(t *testing.T) {
+	q := NewQueue(nil)
+	for i := range 100 {
+		if !q.PushPacket(TypeRecvPacket, identity.NodeID{}, numbered(i, i*10)) {
+			t.Fatal(i)
+		}
+	}
+	frames := drain(t, q)
+	for i, f := range frames {
+		if numberOf(f) != i || len(f) != HeaderLen+KeyLen+6+i*10 {
+			t.Fatalf("frame %d is %d of %d bytes", i, numberOf(f), len(f))
+		}
+	}
+	if len(frames) != 100 || !q.Empty() || q.Take() != nil {
+		t.Errorf("%d frames", len(frames))
+	}
+}
+
+// S26: however much is pushed, a queue holds at most 512 packets and 1 MiB,
+// and what goes first is the oldest.
+func TestQueueIsBounded(t *testing.T) {
+	for name, size := range map[string]int{"by packets": 10, "by bytes": 10_000, "by large packets": 60_000} {
+		t.Run(name, func(t *testing.T) {
+			const pushed = 5000
+			q := NewQueue(nil)
+			for i := range pushed {
+				if !q.PushPacket(TypeRecvPacket, identity.NodeID{}, numbered(i, size)) {
+					t.Fatalf("packet %d was not taken", i)
+				}
+			}
+			frames := drain(t, q)
+			total := 0
+			for i, f := range frames {
+				total += len(f)
+				if want := pushed - len(frames) + i; numberOf(f) != want {
+					t.Fatalf("frame %d is %d, want %d", i, numberOf(f), want)
+				}
+			}
+			if len(frames) > 512 || total > 1<<20 || len(frames) < 10 {
+				t.Errorf("%d frames of %d bytes", len(frames), total)
+			}
+			if q.Dropped() != uint64(pushed-len(frames)) {
+				t.Errorf("%d dropped", q.Dropped())
+			}
+		})
+	}
+}
+
+// What is being written counts: a client that reads nothing costs 1 MiB.
+func TestQueueCountsWhatIsTaken(t *testing.T) {
+	q := NewQueue(nil)
+	q.PushPacket(TypeRecvPacket, identity.NodeID{}, make([]byte, 60_000))
+	taken := len(q.Take())
+	for range 100 {
+		q.PushPacket(TypeRecvPacket, identity.NodeID{}, make([]byte, 60_000))
+	}
+	if q.data.bytes > maxDataBytes || taken == 0 {
+		t.Errorf("%d bytes", q.data.bytes)
+	}
+	q.Done()
+	drain(t, q)
+	if q.data.bytes != 0 || q.data.frames != 0 {
+		t.Errorf("%d bytes, %d frames left", q.data.bytes, q.data.frames)
+	}
+}
+
+func TestQueueLanes(t *testing.T) {
+	q := NewQueue(nil)
+	disco := AppendDatagram(nil, []byte(discoMagic+string(make([]byte, 60))))
+	for range 1000 {
+		q.PushPacket(TypeRecvPacket, identity.NodeID{1}, make([]byte, 1000))
+		q.PushPacket(TypeRecvPacket, identity.NodeID{2}, disco)
+	}
+	q.PushControl(AppendPing(nil, [8]byte{}))
+	kind := func() string {
+		b := q.Take()
+		defer q.Done()
+		switch {
+		case b == nil:
+			return "none"
+		case Type(b[0]) == TypePing:
+			return "control"
+		case b[HeaderLen] == 2:
+			return "disco"
+		default:
+			return "data"
+		}
+	}
+	for i, want := range []string{"control", "disco", "data", "data"} {
+		if got := kind(); got != want {
+			t.Errorf("take %d: %s, want %s", i, got, want)
+		}
+	}
+	// S26: a flood of packets that look like disco must not starve data.
+	for i := range 4 {
+		q.PushPacket(TypeRecvPacket, identity.NodeID{2}, disco)
+		want := "disco"
+		if i%2 == 1 {
+			want = "data"
+		}
+		if got := kind(); got != want {
+			t.Errorf("flood %d: %s, want %s", i, got, want)
+		}
+	}
+}
+
+// A peer that pings without end and reads nothing costs little, and does not
+// push out what was queued before.
+func TestQueueBoundsControl(t *testing.T) {
+	q := NewQueue(nil)
+	if !q.PushControl(AppendHealth(nil, "first")) {
+		t.Fatal("not taken")
+	}
+	for range 100_000 {
+		q.PushControl(AppendPong(nil, [8]byte{}))
+	}
+	frames := drain(t, q)
+	if len(frames) > maxControl || Type(frames[0][0]) != TypeHealth {
+		t.Errorf("%d frames, first %v", len(frames), Type(frames[0][0]))
+	}
+}
+
+func TestQueueMakesBatches(t *testing.T) {
+	type send struct {
+		dst  byte
+		size int // of all datagrams together
+		seg  int
+	}
+	for _, test := range []struct {
+		name   string
+		sends  []send
+		frames int
+	}{
+		{"one", []send{{1, 1200, 1200}}, 1},
+		{"segments", []send{{1, 12000, 1200}}, 1},
+		{"last one short", []send{{1, 12001, 1200}}, 1},
+		{"one short", []send{{1, 100, 1200}}, 1},
+		{"merged", []send{{1, 1200, 1200}, {1, 2400, 1200}, {1, 50, 1200}}, 1},
+		{"not merged with another's", []send{{1, 1200, 1200}, {2, 1200, 1200}, {1, 1200, 1200}}, 3},
+		{"cut", []send{{1, 64_800, 1200}}, 5},
+		{"longest datagram", []send{{1, MaxDatagram, MaxDatagram}}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			q := NewQueue(nil)
+			var want, got []byte
+			datagrams := 0
+			for i, s := range test.sends {
+				pkts := bytes.Repeat([]byte{byte(i + 1)}, s.size)
+				want = append(want, pkts...)
+				datagrams += (s.size + s.seg - 1) / s.seg
+				if !q.PushDatagrams(identity.NodeID{s.dst}, pkts, s.seg) {
+					t.Fatal("not taken")
+				}
+			}
+			frames := drain(t, q)
+			for _, f := range frames {
+				typ, n, err := ParseHeader(f)
+				if err != nil || typ != TypeSendPacket || n != len(f)-HeaderLen {
+					t.Fatalf("%v %d %v", typ, n, err)
+				}
+				_, batch, _ := ParsePacket(f[HeaderLen:])
+				if len(batch) > MaxBatch {
+					t.Fatalf("batch of %d bytes", len(batch))
+				}
+				for len(batch) > 0 {
+					d, rest, err := NextDatagram(batch)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, d...)
+					batch = rest
+					datagrams--
+				}
+			}
+			if len(frames) != test.frames || !bytes.Equal(got, want) || datagrams != 0 {
+				t.Errorf("%d frames, want %d; equal %v; %d datagrams missing", len(frames), test.frames, bytes.Equal(got, want), datagrams)
+			}
+		})
+	}
+	q := NewQueue(nil)
+	if q.PushDatagrams(identity.NodeID{}, make([]byte, MaxDatagram+1), MaxDatagram+1) || q.PushDatagrams(identity.NodeID{}, []byte{1}, 0) || !q.Empty() {
+		t.Error("impossible datagrams were taken")
+	}
+}
+
+func TestQueueClear(t *testing.T) {
+	q := NewQueue(nil)
+	q.PushControl(AppendKeepAlive(nil))
+	q.PushDatagrams(identity.NodeID{}, make([]byte, 100_000), 1200)
+	q.Clear()
+	if !q.Empty() || q.Take() != nil || q.data.bytes != 0 {
+		t.Error("something is left")
+	}
+}
+
+func TestQueueDoesNotAllocate(t *testing.T) {
+	q := NewQueue(nil)
+	payload := make([]byte, 1200)
+	run := func() {
+		for range 10 {
+			q.PushPacket(TypeRecvPacket, identity.NodeID{1}, payload)
+			q.PushDatagrams(identity.NodeID{1}, payload, 1200)
+		}
+		for q.Take() != nil {
+			q.Done()
+		}
+	}
+	run()
+	if n := testing.AllocsPerRun(500, run); n >= 1 {
+		t.Errorf("%v allocations for 20 packets", n)
+	}
+}
+
+func BenchmarkQueue(b *testing.B) {
+	for name, size := range map[string]int{"1200": 1200, "16K": 16 << 10} {
+		b.Run("packet/"+name, func(b *testing.B) {
+			q := NewQueue(nil)
+			payload := make([]byte, size)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				q.PushPacket(TypeRecvPacket, identity.NodeID{1}, payload)
+				if i%32 == 31 {
+					for q.Take() != nil {
+						q.Done()
+					}
+				}
+			}
+		})
+	}
+	b.Run("datagrams", func(b *testing.B) {
+		q := NewQueue(nil)
+		payload := make([]byte, 60_000)
+		b.SetBytes(int64(len(payload)))
+		b.ReportAllocs()
+		for b.Loop() {
+			q.PushDatagrams(identity.NodeID{1}, payload, 1200)
+			for q.Take() != nil {
+				q.Done()
+			}
+		}
+	})
+}
