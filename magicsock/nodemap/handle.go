@@ -74,7 +74,7 @@ func (m *Map) wantsBack(now time.Time, n *node, p *path) bool {
 // when the ping was not, so that a replayed ping from a forged address never
 // draws more bytes than it has.
 func (m *Map) pingBack(now time.Time, n *node, p *path, size int) {
-	back := p.pingSize(now)
+	back := p.pingSize(now, false)
 	if size < paddedSize && !p.answered(now) {
 		back = 0
 	}
@@ -203,7 +203,6 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 	if over {
 		n.turn.callMeOver = now
 	}
-	n.turn.last = now
 	for _, p := range n.paths {
 		m.probe(now, n, p, probeWhy{over: over})
 	}

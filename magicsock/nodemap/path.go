@@ -87,13 +87,14 @@ func (p *path) givenUp(now time.Time) bool {
 func (p *path) narrow() bool { return p.out.bigTries >= 2 && !p.out.small.IsZero() }
 
 // pingSize returns the size of the next ping: padded while the path has to prove
-// that it carries QUIC, by turns with small ones when it does not answer.
-func (p *path) pingSize(now time.Time) int {
+// that it carries QUIC, by turns with small ones when it does not answer, and
+// while payload is sent, so that a path that shrinks is found out.
+func (p *path) pingSize(now time.Time, sending bool) int {
 	proven := !p.lastBigPong.IsZero() && !p.left
 	switch {
 	case !proven && p.out.turn%2 == 1:
 		return 0
-	case !proven, !p.watch.sent.IsZero() && age(now, p.watch.sent) >= probeDelay,
+	case !proven, sending, !p.watch.sent.IsZero() && age(now, p.watch.sent) >= probeDelay,
 		age(now, p.lastBigPong) >= requalify:
 		return paddedSize
 	}

@@ -78,7 +78,7 @@ func (m *Map) probe(now time.Time, n *node, p *path, why probeWhy) {
 		return
 	}
 	if m.payPing(now, n, p) {
-		m.sendPing(now, n, p, p.pingSize(now))
+		m.sendPing(now, n, p, p.pingSize(now, false))
 		if why.want {
 			n.want(now)
 		}
@@ -160,7 +160,7 @@ func (m *Map) flushPending(now time.Time, n *node) {
 	n.turn.pending = false
 	for _, p := range n.paths {
 		if p.out.pending && m.payPing(now, n, p) {
-			m.sendPing(now, n, p, p.pingSize(now))
+			m.sendPing(now, n, p, p.pingSize(now, false))
 		}
 	}
 }

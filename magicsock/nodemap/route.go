@@ -89,15 +89,15 @@ func (m *Map) Received(now time.Time, from Addr, relaySrc identity.NodeID, n int
 	}
 	nd, p := o.node, o.path
 	p.lastPayload, p.lastHeard = now, now
-	if !p.watch.sent.IsZero() {
+	// Once in doubt (mixed) only a pong helps: small answers may come through
+	// where full packets do not.
+	if !p.watch.sent.IsZero() && nd.choice.conn != ConnMixed {
 		p.watch.sent = time.Time{}
 		p.watch.oneWay = false
 	}
 	switch {
 	case nd.choice.conn == ConnDirect && p != nd.best:
 		m.doubt(now, nd)
-	case nd.choice.conn == ConnMixed:
-		nd.choice.fast = time.Time{} // it may be over
 	case nd.choice.conn == ConnNone:
 		p.grant.received(now, n)
 	}

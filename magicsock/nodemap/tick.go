@@ -62,7 +62,7 @@ func (m *Map) tend(now time.Time, n *node, p *path) {
 	}
 	if due(now, n.pingDue(p)) {
 		m.payPing(now, n, p)
-		m.sendPing(now, n, p, p.pingSize(now))
+		m.sendPing(now, n, p, p.pingSize(now, n.use.sent.After(p.out.last)))
 		n.want(now)
 	}
 	switch {
