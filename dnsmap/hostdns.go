@@ -1,0 +1,249 @@
+package dnsmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Mode is how the host's resolver learns of our server.
+type Mode string
+
+// The modes of HostDNS; the package comment says what they do.
+const (
+	ModeAuto           Mode = "auto"
+	ModeResolved       Mode = "resolved"
+	ModeFile           Mode = "file"
+	ModeNone           Mode = "none"
+	ModeNetworkManager Mode = "networkmanager" // not yet supported
+	ModeResolvconf     Mode = "resolvconf"     // not yet supported
+)
+
+var (
+	// ErrMode is wrapped for a mode that does not exist or is not written yet.
+	ErrMode = errors.New("dns mode")
+	// ErrManaged is wrapped in mode file when resolv.conf belongs to another
+	// program that would overwrite it.
+	ErrManaged = errors.New("resolv.conf is managed")
+	// ErrNoResolved is wrapped in mode resolved when systemd-resolved does not
+	// run in this network namespace.
+	ErrNoResolved = errors.New("systemd-resolved is not running")
+)
+
+const (
+	// hostCheck is how often Run looks whether the settings are still there;
+	// with the repair they are back within 2 s.
+	hostCheck   = 1500 * time.Millisecond
+	undoTimeout = 5 * time.Second
+)
+
+// ParseMode reads the setting `dns`; empty means auto. Errors wrap ErrMode.
+func ParseMode(s string) (Mode, error) {
+	switch m := Mode(s); m {
+	case "":
+		return ModeAuto, nil
+	case ModeAuto, ModeResolved, ModeFile, ModeNone:
+		return m, nil
+	case ModeNetworkManager, ModeResolvconf:
+		return "", fmt.Errorf("%w %s is not yet supported (use auto, resolved, file or none)", ErrMode, m)
+	default:
+		return "", fmt.Errorf("%w %q is unknown (use auto, resolved, file or none)", ErrMode, s)
+	}
+}
+
+// HostConfig says what the host's resolver has to know.
+type HostConfig struct {
+	// Mode; empty means auto.
+	Mode Mode
+	// Link is the interface of the overlay, for mode resolved.
+	Link string
+	// Zone is the domain of the names; empty means DefaultZone.
+	Zone string
+	// Search makes the zone a search domain too, so that `ssh nas` works.
+	Search bool
+	// Prefixes are the overlay prefixes, whose reverse names are ours too.
+	Prefixes []netip.Prefix
+	// Server is where our server listens.
+	Server netip.AddrPort
+	// ResolvConf is the file to change in mode file and to look at in mode
+	// auto; empty means /etc/resolv.conf.
+	ResolvConf string
+	// Managed allows mode file to change a resolv.conf that is a link into the
+	// directory of a program such as systemd-resolved.
+	Managed bool
+	// StatePath keeps what was changed, for Restore after a crash; empty keeps
+	// nothing.
+	StatePath string
+	// Bus is the address of the D-Bus system bus; empty means the usual one.
+	Bus string
+	// OnServers is called by Apply and Run, in mode file, with the servers
+	// found in resolv.conf, at first and whenever they change. May be nil.
+	OnServers func([]string)
+	// Logger; nil discards.
+	Logger *slog.Logger
+}
+
+// Report says what Apply did.
+type Report struct {
+	// Mode is what was set up: resolved, file or none.
+	Mode Mode
+	// Advice tells the user what to do by hand; empty when names work.
+	Advice string
+}
+
+// backend is one way to tell the host's resolver.
+type backend interface {
+	// apply sets it up, or does nothing when it is. changed says that
+	// something had to be done.
+	apply(ctx context.Context) (changed bool, err error)
+	undo(ctx context.Context) error
+	// servers lists those that the host asked before.
+	servers() []string
+}
+
+// HostDNS makes the host's resolver ask our server.
+type HostDNS struct {
+	cfg HostConfig
+
+	backend backend // nil in mode none and before Apply
+
+	mu    sync.Mutex // guards found
+	found []string
+}
+
+// NewHost checks the configuration; it changes nothing. Errors wrap ErrMode or
+// ErrBadZone.
+func NewHost(cfg HostConfig) (*HostDNS, error) {
+	mode, err := ParseMode(string(cfg.Mode))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Mode = mode
+	if cfg.Zone, err = parseZone(cfg.Zone); err != nil {
+		return nil, err
+	}
+	if mode != ModeNone && !cfg.Server.IsValid() {
+		return nil, errors.New("dnsmap: no server address")
+	}
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = "/etc/resolv.conf"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Prefixes = slices.Clone(cfg.Prefixes)
+	return &HostDNS{cfg: cfg}, nil
+}
+
+// Apply sets the mode up. Asked for auto it never fails for want of a resolver
+// that it knows: it then does nothing and says in the Report what can be done.
+// Errors wrap ErrManaged or ErrNoResolved where they apply.
+func (h *HostDNS) Apply(ctx context.Context) (Report, error) {
+	if h.backend != nil {
+		return Report{}, errors.New("dnsmap: Apply twice without Undo")
+	}
+	switch h.cfg.Mode {
+	case ModeNone:
+		return Report{Mode: ModeNone, Advice: h.advice()}, nil
+	case ModeFile:
+		return h.use(ctx, ModeFile, newResolvFile(h.cfg))
+	case ModeResolved:
+		return h.use(ctx, ModeResolved, newResolved(h.cfg))
+	}
+	if !pointsToResolved(h.cfg.ResolvConf) {
+		return Report{Mode: ModeNone, Advice: h.advice()}, nil
+	}
+	report, err := h.use(ctx, ModeResolved, newResolved(h.cfg))
+	if err != nil {
+		h.cfg.Logger.Info("systemd-resolved not used", "err", err)
+		return Report{Mode: ModeNone, Advice: h.advice()}, nil
+	}
+	return report, nil
+}
+
+func (h *HostDNS) advice() string {
+	return fmt.Sprintf("names in %s do not resolve on this host by themselves: use --dns file, or make your resolver ask %s for %s",
+		h.zone(), h.cfg.Server, h.zone())
+}
+
+func (h *HostDNS) zone() string { return h.cfg.Zone[:len(h.cfg.Zone)-1] }
+
+// use applies a backend and keeps it. When that fails half-way it is undone.
+func (h *HostDNS) use(ctx context.Context, mode Mode, b backend) (Report, error) {
+	if _, err := b.apply(ctx); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return Report{}, errors.Join(err, b.undo(undo))
+	}
+	h.backend = b
+	h.learn()
+	return Report{Mode: mode}, nil
+}
+
+// learn passes on the servers that the host asked before, if they changed.
+func (h *HostDNS) learn() {
+	now := h.backend.servers()
+	h.mu.Lock()
+	same := slices.Equal(now, h.found)
+	h.found = now
+	h.mu.Unlock()
+	if !same && h.cfg.OnServers != nil {
+		h.cfg.OnServers(slices.Clone(now))
+	}
+}
+
+// Servers returns the servers that the host asked before, for Server.SetForward;
+// it is empty in other modes than file.
+func (h *HostDNS) Servers() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.found)
+}
+
+// Run puts the settings back when others take them away, until ctx ends, then
+// returns nil. Apply must have succeeded; Undo comes after.
+func (h *HostDNS) Run(ctx context.Context) error {
+	if h.backend == nil {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(hostCheck)
+	defer tick.Stop()
+	failed := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		changed, err := h.backend.apply(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failed:
+			h.cfg.Logger.Warn("dns settings cannot be kept", "err", err)
+		case err == nil && changed:
+			h.cfg.Logger.Info("dns settings put back")
+		}
+		failed = err != nil
+		h.learn()
+	}
+}
+
+// Undo takes back what Apply and Run changed. Apply may be called again
+// afterwards.
+func (h *HostDNS) Undo() error {
+	if h.backend == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	err := h.backend.undo(ctx)
+	h.backend = nil
+	return err
+}

@@ -1,0 +1,95 @@
+package dnsmap
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+// The lines around what we add to resolv.conf. They are comments for every
+// reader of that file.
+const (
+	markBegin = "# nodetun begin (the next line is removed when nodetun stops)"
+	markEnd   = "# nodetun end"
+)
+
+// addBlocks puts our nameserver in front of the file, so that it is asked
+// first, and the search list, if wanted, at its end, where the last one counts.
+func addBlocks(base []byte, server netip.Addr, search string) []byte {
+	out := fmt.Appendf(nil, "%s\nnameserver %s\n%s\n", markBegin, server, markEnd)
+	out = append(out, base...)
+	if search == "" {
+		return out
+	}
+	if len(base) > 0 && base[len(base)-1] != '\n' {
+		out = append(out, '\n')
+	}
+	list := append(searchList(base), search)
+	return fmt.Appendf(out, "%s\nsearch %s\n%s\n", markBegin, strings.Join(list, " "), markEnd)
+}
+
+// stripBlocks removes our marks and the line that follows each first mark, if
+// it is of the kind we write. Everything else stays, whoever wrote it.
+func stripBlocks(content []byte) []byte {
+	var out []byte
+	after := false // the line before was markBegin
+	for line := range bytes.Lines(content) {
+		text := strings.TrimSpace(string(line))
+		switch {
+		case text == markBegin:
+			after = true
+			continue
+		case text == markEnd:
+		case after && (strings.HasPrefix(text, "nameserver ") || strings.HasPrefix(text, "search ")):
+		default:
+			out = append(out, line...)
+		}
+		after = false
+	}
+	return out
+}
+
+// nameservers lists the servers of a resolv.conf without our blocks. A file
+// that names none means the one on this host (resolv.conf(5)).
+func nameservers(base []byte) []string {
+	var list []string
+	for line := range bytes.Lines(base) {
+		f := strings.Fields(string(line))
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if _, err := netip.ParseAddr(f[1]); err == nil && !slices.Contains(list, f[1]) {
+			list = append(list, f[1])
+		}
+	}
+	if len(list) == 0 {
+		return []string{"127.0.0.1"}
+	}
+	return list
+}
+
+// searchList returns the search domains in force: those of the last line.
+func searchList(base []byte) []string {
+	var list []string
+	for line := range bytes.Lines(base) {
+		if f := strings.Fields(string(line)); len(f) > 1 && (f[0] == "search" || f[0] == "domain") {
+			list = f[1:]
+		}
+	}
+	return slices.Clone(list)
+}
+
+// pointsToResolved reports whether the programs of this host ask
+// systemd-resolved: the file holds the address of its stub.
+func pointsToResolved(path string) bool {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(nameservers(content), func(s string) bool {
+		return s == "127.0.0.53" || s == "127.0.0.54"
+	})
+}

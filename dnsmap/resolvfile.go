@@ -1,0 +1,310 @@
+package dnsmap
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// managers maps directories into which resolv.conf may link to the programs
+// that write there.
+var managers = []struct{ dir, program string }{
+	{"/run/systemd/resolve/", "systemd-resolved (use --dns resolved)"},
+	{"/usr/lib/systemd/", "systemd-resolved (use --dns resolved)"},
+	{"/run/NetworkManager/", "NetworkManager"},
+	{"/run/resolvconf/", "resolvconf"},
+	{"/etc/resolvconf/run/", "resolvconf"},
+	{"/run/connman/", "connman"},
+}
+
+// resolvFile is mode file.
+type resolvFile struct {
+	cfg     HostConfig
+	written *fileState // nil before the first change
+
+	mu    sync.Mutex // guards found
+	found []string
+}
+
+// fileState is what StatePath holds: enough to take our lines out of a file
+// that was left half written by a crash.
+type fileState struct {
+	// Path is the file that was written, no symbolic link.
+	Path string `json:"path"`
+	// Existed is false when we made the file.
+	Existed bool `json:"existed"`
+	// Original is the content before, Written the content after our change.
+	Original []byte `json:"original"`
+	Written  []byte `json:"written"`
+}
+
+func newResolvFile(cfg HostConfig) *resolvFile { return &resolvFile{cfg: cfg} }
+
+func (r *resolvFile) servers() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.found
+}
+
+func (r *resolvFile) apply(context.Context) (changed bool, err error) {
+	if r.cfg.Server.Port() != 53 {
+		return false, fmt.Errorf("dnsmap: resolv.conf cannot name port %d: the server must listen on port 53", r.cfg.Server.Port())
+	}
+	path, err := r.target()
+	if err != nil {
+		return false, err
+	}
+	current, err := os.ReadFile(path)
+	existed := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("dnsmap: %w", err)
+	}
+	base := stripBlocks(current)
+	r.learn(base)
+	want := addBlocks(base, r.cfg.Server.Addr(), r.search())
+	if bytes.Equal(current, want) {
+		return false, nil
+	}
+	state := fileState{Path: path, Existed: existed, Original: base, Written: want}
+	if r.written != nil && r.written.Path == path {
+		state.Existed = r.written.Existed
+	}
+	if err := r.save(state); err != nil {
+		return false, err
+	}
+	r.written = &state
+	if err := writeFile(path, want); err != nil {
+		return false, fmt.Errorf("dnsmap: write %s: %w", path, err)
+	}
+	return true, nil
+}
+
+func (r *resolvFile) search() string {
+	if !r.cfg.Search {
+		return ""
+	}
+	return strings.TrimSuffix(r.cfg.Zone, ".")
+}
+
+func (r *resolvFile) learn(base []byte) {
+	own := r.cfg.Server.Addr().String()
+	var found []string
+	for _, s := range nameservers(base) {
+		if s != own {
+			found = append(found, s)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.found = found
+}
+
+// target follows symbolic links to the file to change.
+func (r *resolvFile) target() (string, error) {
+	path := r.cfg.ResolvConf
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return path, nil
+	} else if err != nil {
+		return "", fmt.Errorf("dnsmap: %w", err)
+	}
+	if info.Mode()&fs.ModeSymlink == 0 {
+		return path, nil
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) { // dangling: its maker does not run
+		target, err = os.Readlink(path)
+		if err == nil && !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(path), target)
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("dnsmap: %w", err)
+	}
+	if program := managedBy(target); program != "" && !r.cfg.Managed && !isMountPoint(target) {
+		return "", fmt.Errorf("%w: %s links to %s and belongs to %s", ErrManaged, path, target, program)
+	}
+	return target, nil
+}
+
+func managedBy(target string) string {
+	if rest, ok := strings.CutPrefix(target, "/var/run/"); ok {
+		target = "/run/" + rest
+	}
+	for _, m := range managers {
+		if strings.HasPrefix(target, m.dir) {
+			return m.program
+		}
+	}
+	return ""
+}
+
+func (r *resolvFile) save(state fileState) error {
+	if r.cfg.StatePath == "" {
+		return nil
+	}
+	b, err := json.Marshal(state)
+	if err != nil {
+		return fmt.Errorf("dnsmap: %w", err)
+	}
+	if err := replaceFile(r.cfg.StatePath, b, 0o600); err != nil {
+		return fmt.Errorf("dnsmap: keep the original of %s: %w", state.Path, err)
+	}
+	return nil
+}
+
+func (r *resolvFile) undo(context.Context) error {
+	if r.written == nil {
+		return nil
+	}
+	if err := restoreFile(*r.written); err != nil {
+		return err
+	}
+	r.written = nil
+	if r.cfg.StatePath == "" {
+		return nil
+	}
+	return removeState(r.cfg.StatePath)
+}
+
+// Restore takes our lines out of the resolv.conf that a run noted in its state
+// file, and removes the state file. Lines that others wrote meanwhile stay. It
+// does nothing when there is no state file.
+func Restore(statePath string) error {
+	b, err := os.ReadFile(statePath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("dnsmap: %w", err)
+	}
+	var state fileState
+	if err := json.Unmarshal(b, &state); err != nil || state.Path == "" {
+		return fmt.Errorf("dnsmap: %s is damaged (%w): look at /etc/resolv.conf and remove it", statePath, errors.Join(err, errors.New("no path")))
+	}
+	if err := restoreFile(state); err != nil {
+		return err
+	}
+	return removeState(statePath)
+}
+
+func removeState(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("dnsmap: %w", err)
+	}
+	return nil
+}
+
+func restoreFile(state fileState) error {
+	current, err := os.ReadFile(state.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // whoever removed it wanted it so
+	} else if err != nil {
+		return fmt.Errorf("dnsmap: %w", err)
+	}
+	want := stripBlocks(current)
+	if bytes.HasPrefix(state.Written, current) { // as we left it, or cut short while we wrote
+		if !state.Existed {
+			return os.Remove(state.Path)
+		}
+		want = state.Original
+	}
+	if bytes.Equal(want, current) {
+		return nil
+	}
+	if err := writeFile(state.Path, want); err != nil {
+		return fmt.Errorf("dnsmap: restore %s: %w", state.Path, err)
+	}
+	return nil
+}
+
+// writeFile replaces a file by rename, so that no reader sees half of it, or
+// in place where that cannot be: a bind mount gives EBUSY, and a read-only or
+// foreign directory its own errors.
+func writeFile(path string, content []byte) error {
+	if !isMountPoint(path) {
+		if err := replaceFile(path, content, 0o644); err == nil {
+			return nil
+		}
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(content, 0); err != nil {
+		return err
+	}
+	if err := f.Truncate(int64(len(content))); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// replaceFile writes beside the file and renames. Mode and owner of the old
+// file are kept; a new one gets mode.
+func replaceFile(path string, content []byte, mode fs.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".nodetun-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if info, statErr := os.Stat(path); statErr == nil {
+		mode = info.Mode().Perm()
+		keepOwner(f, info)
+	}
+	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// isMountPoint reports whether something is mounted on the file, as `ip netns
+// exec` and containers do it. Such a file is this environment's own, even when
+// its path is known as that of a resolver.
+func isMountPoint(path string) bool {
+	info, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(info) {
+		if f := strings.Fields(string(line)); len(f) > 4 && unescapeMount(f[4]) == path {
+			return true
+		}
+	}
+	return false
+}
+
+// unescapeMount turns the \040 of mountinfo into characters.
+func unescapeMount(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
