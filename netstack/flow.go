@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -28,6 +29,8 @@ type Flow struct {
 	endpoint      tcpip.Endpoint
 
 	closed atomic.Bool
+	// cause is why the connection broke, once somebody was told.
+	cause atomic.Pointer[error]
 
 	// reading guards the fields that follow it: the buffer that is read into,
 	// and the wake-up of the reader.
@@ -109,13 +112,34 @@ func (f *Flow) Read(b []byte) (int, error) {
 
 // readError translates an error of Endpoint.Read.
 func (f *Flow) readError(err tcpip.Error) error {
-	if f.closed.Load() {
-		return ErrClosed
-	}
-	if _, fin := err.(*tcpip.ErrClosedForReceive); fin {
+	if _, end := err.(*tcpip.ErrClosedForReceive); end && !f.dead() && !f.closed.Load() {
 		return io.EOF
 	}
-	return stackError(err)
+	return f.broken(err)
+}
+
+// dead reports whether the connection ended otherwise than by FIN.
+func (f *Flow) dead() bool {
+	return tcp.EndpointState(f.endpoint.State()) == tcp.StateError
+}
+
+// broken is the error of a flow that cannot go on. The endpoint tells the cause
+// only once, to whoever asks first, and something that looks like an orderly
+// end from then on: hence the memory.
+func (f *Flow) broken(err tcpip.Error) error {
+	if f.closed.Load() || f.stack.isClosed() {
+		return ErrClosed
+	}
+	switch err.(type) {
+	case *tcpip.ErrClosedForReceive, *tcpip.ErrClosedForSend, *tcpip.ErrNotConnected:
+	default:
+		cause := stackError(err)
+		f.cause.CompareAndSwap(nil, &cause)
+	}
+	if cause := f.cause.Load(); cause != nil {
+		return *cause
+	}
+	return ErrReset
 }
 
 // Write queues all of b for sending; it waits while the buffers are full. The
@@ -144,10 +168,10 @@ func (f *Flow) Write(b []byte) (int, error) {
 
 // writeError translates an error of Endpoint.Write.
 func (f *Flow) writeError(err tcpip.Error) error {
-	if f.closed.Load() {
+	if _, end := err.(*tcpip.ErrClosedForSend); end && !f.dead() {
 		return ErrClosed
 	}
-	return stackError(err)
+	return f.broken(err)
 }
 
 // CloseWrite sends FIN behind what was written. Reading goes on.

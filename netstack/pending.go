@@ -106,6 +106,8 @@ func newPending(s *Stack, id stack.TransportEndpointID, seq uint32) *Pending {
 		done:  make(chan struct{}),
 		last:  time.Now(),
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.timer = time.AfterFunc(patience(0), p.giveUp)
 	return p
 }

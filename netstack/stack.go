@@ -181,6 +181,16 @@ func (s *Stack) begin() bool {
 	return !s.closed
 }
 
+// isClosed reports whether Close was called.
+func (s *Stack) isClosed() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Counters returns the present counts.
 func (s *Stack) Counters() Counters {
 	t := s.net.Stats().TCP

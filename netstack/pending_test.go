@@ -1,0 +1,328 @@
+package netstack
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodetun/nodetun/internal/vnet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+func TestRefuse(t *testing.T) {
+	for _, family := range families {
+		for name, accept := range map[string]func(*Pending){
+			"reset": func(p *Pending) { p.Reset(); p.Reset() }, "unanswered": func(*Pending) {}, "nobody": nil,
+		} {
+			t.Run(family.name+" "+name, func(t *testing.T) {
+				p := join(t, accept)
+				_, err := p.a.Dial(within(t, 10*time.Second), family.src, family.dst)
+				if !errors.Is(err, ErrRefused) {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	tests := []struct {
+		name   string
+		reason Reason
+		want   error
+	}{
+		{"no route", NoRoute, ErrNetUnreachable},
+		{"host", HostUnreachable, ErrHostUnreachable},
+		{"prohibited", Prohibited, ErrHostUnreachable},
+	}
+	for _, family := range families {
+		for _, tt := range tests {
+			t.Run(family.name+" "+tt.name, func(t *testing.T) {
+				p := join(t, func(req *Pending) { req.Unreachable(tt.reason) })
+				begin := time.Now()
+				_, err := p.a.Dial(within(t, 10*time.Second), family.src, family.dst)
+				if !errors.Is(err, tt.want) {
+					t.Errorf("got %v", err)
+				}
+				if took := time.Since(begin); took > 900*time.Millisecond {
+					t.Errorf("took %v", took)
+				}
+			})
+		}
+	}
+}
+
+func TestPendingIsAnsweredOnce(t *testing.T) {
+	answered := make(chan error, 2)
+	p := join(t, func(req *Pending) {
+		f, err := req.Accept()
+		answered <- err
+		req.Reset()
+		req.Unreachable(NoRoute)
+		_, err = req.Accept()
+		answered <- err
+		f.Close()
+	})
+	f, err := p.a.Dial(within(t, 10*time.Second), families[0].src, families[0].dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := receive(t, answered); err != nil {
+		t.Errorf("first: %v", err)
+	}
+	if err := receive(t, answered); !errors.Is(err, ErrDecided) {
+		t.Errorf("second: %v", err)
+	}
+}
+
+func TestDialTimeout(t *testing.T) {
+	release := make(chan struct{})
+	p := join(t, func(*Pending) { <-release })
+	defer close(release)
+	_, err := p.a.Dial(within(t, 100*time.Millisecond), families[0].src, families[0].dst)
+	if !errors.Is(err, ErrTimeout) {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if _, err = p.a.Dial(ctx, families[1].src, families[1].dst); !errors.Is(err, context.Canceled) || errors.Is(err, ErrTimeout) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDialAddresses(t *testing.T) {
+	p := join(t, nil)
+	v4, v6 := families[0], families[1]
+	mapped := netip.AddrPortFrom(netip.AddrFrom16(v4.dst.Addr().As16()), 22)
+	for _, ends := range [][2]netip.AddrPort{
+		{v4.src, v6.dst}, {v6.src, v4.dst}, {{}, v4.dst}, {v4.src, {}}, {v6.src, mapped}, {v4.src, netip.AddrPortFrom(v4.dst.Addr(), 0)},
+	} {
+		if _, err := p.a.Dial(within(t, time.Second), ends[0], ends[1]); !errors.Is(err, ErrAddress) {
+			t.Errorf("%v to %v: %v", ends[0], ends[1], err)
+		}
+	}
+}
+
+// A taken port is replaced by a free one only towards the same destination.
+func TestDialPortTaken(t *testing.T) {
+	p := join(t, func(req *Pending) {
+		if f, err := req.Accept(); err == nil {
+			t.Cleanup(f.Close)
+		}
+	})
+	family := families[1]
+	other := netip.AddrPortFrom(family.dst.Addr(), 23)
+	var ports []uint16
+	for _, dst := range []netip.AddrPort{family.dst, other, family.dst} {
+		f, err := p.a.Dial(within(t, 10*time.Second), family.src, dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		ports = append(ports, f.LocalAddr().Port())
+	}
+	if ports[0] != family.src.Port() || ports[1] != family.src.Port() || ports[2] == family.src.Port() || ports[2] == 0 {
+		t.Errorf("ports %d", ports)
+	}
+}
+
+func TestDialAnyPort(t *testing.T) {
+	p := join(t, func(req *Pending) {
+		if f, err := req.Accept(); err == nil {
+			t.Cleanup(f.Close)
+		}
+	})
+	f, err := p.a.Dial(within(t, 10*time.Second), netip.AddrPortFrom(families[0].src.Addr(), 0), families[0].dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.LocalAddr().Port() == 0 {
+		t.Error("no port")
+	}
+}
+
+// synPacket makes a SYN with partial checksum.
+func synPacket(src, dst netip.AddrPort, seq uint32, flags byte) (vnet.Header, []byte) {
+	ip := make([]byte, 20, 40)
+	ip[0], ip[8], ip[9] = 0x45, 64, 6
+	binary.BigEndian.PutUint16(ip[2:], 40)
+	if src.Addr().Is6() {
+		ip = make([]byte, 40, 60)
+		ip[0], ip[5], ip[6], ip[7] = 0x60, 20, 6, 64
+		copy(ip[8:], src.Addr().AsSlice())
+		copy(ip[24:], dst.Addr().AsSlice())
+	} else {
+		copy(ip[12:], src.Addr().AsSlice())
+		copy(ip[16:], dst.Addr().AsSlice())
+	}
+	l4 := make([]byte, 20)
+	binary.BigEndian.PutUint16(l4, src.Port())
+	binary.BigEndian.PutUint16(l4[2:], dst.Port())
+	binary.BigEndian.PutUint32(l4[4:], seq)
+	l4[12], l4[13], l4[14] = 0x50, flags, 0xff
+	binary.BigEndian.PutUint16(l4[16:], vnet.PseudoSum(ip, 6, 20))
+	h := vnet.Header{Flags: vnet.NeedsCsum, HdrLen: uint16(len(ip) + 20), CsumStart: uint16(len(ip)), CsumOffset: 16}
+	return h, append(ip, l4...)
+}
+
+// lone is a stack whose packets are collected.
+type lone struct {
+	*Stack
+	mu   sync.Mutex
+	sent [][]byte
+}
+
+func newLone(t testing.TB, accept func(*Pending)) *lone {
+	t.Helper()
+	l := &lone{}
+	var err error
+	l.Stack, err = New(Config{Accept: accept, Write: func(_ vnet.Header, parts ...[]byte) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.sent = append(l.sent, slices.Concat(parts...))
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// flags counts the segments sent with exactly these flags.
+func (l *lone) flags(flags byte) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, ip := range l.sent {
+		l4 := 20
+		if ip[0]>>4 == 6 {
+			l4 = 40
+		}
+		if ip[l4+13] == flags {
+			n++
+		}
+	}
+	return n
+}
+
+const (
+	flagFIN = 0x01
+	flagSYN = 0x02
+	flagRST = 0x04
+	flagACK = 0x10
+)
+
+// A caller that gives up says nothing; its SYNs no longer come. (The time of a
+// test bubble does not pass while gVisor's processors wait, so this is without
+// a stack.)
+func TestCallerGivesUp(t *testing.T) {
+	tests := []struct {
+		name string
+		// syns are the seconds at which the SYN comes.
+		syns []int
+		gone time.Duration
+	}{
+		{"once", []int{0}, 5 * time.Second},
+		{"Linux", []int{0, 1, 2, 3, 4, 5, 7, 11, 19, 35}, (35 + 33) * time.Second},
+		{"Windows", []int{0, 3, 9}, (9 + 13) * time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				p := newPending(nil, stack.TransportEndpointID{}, 7)
+				for _, at := range tt.syns {
+					time.Sleep(time.Until(begin.Add(time.Duration(at) * time.Second)))
+					if p.left() {
+						t.Fatalf("given up after %v", time.Since(begin))
+					}
+					if at > 0 {
+						p.again(7)
+					}
+				}
+				<-p.Done()
+				if after := time.Since(begin); after != tt.gone {
+					t.Errorf("given up after %v, want %v", after, tt.gone)
+				}
+				p.again(7)
+			})
+		})
+	}
+}
+
+func TestCallerCallsAnew(t *testing.T) {
+	requests, gone := make(chan *Pending, 4), make(chan struct{}, 4)
+	l := newLone(t, func(req *Pending) {
+		requests <- req
+		<-req.Done()
+		gone <- struct{}{}
+		if _, err := req.Accept(); !errors.Is(err, ErrGone) {
+			t.Errorf("accept: %v", err)
+		}
+	})
+	defer l.Close()
+	ends := families[1]
+	l.Inject(synPacket(ends.src, ends.dst, 7, flagSYN))
+	first := receive(t, requests)
+	if first.Src() != ends.src || first.Dst() != ends.dst {
+		t.Errorf("%v to %v", first.Src(), first.Dst())
+	}
+	// Repetitions change nothing, another attempt does.
+	l.Inject(synPacket(ends.src, ends.dst, 7, flagSYN))
+	l.Inject(synPacket(ends.src, ends.dst, 8000, flagSYN))
+	receive(t, gone)
+	// Its repetition is a request of its own once the first one's place is free.
+	for again := true; again; {
+		l.Inject(synPacket(ends.src, ends.dst, 8000, flagSYN))
+		select {
+		case <-requests:
+			again = false
+		case <-time.After(time.Millisecond):
+		}
+	}
+	// RST takes it back.
+	l.Inject(synPacket(ends.src, ends.dst, 8000, flagRST))
+	receive(t, gone)
+}
+
+// The attack: a flood of SYNs. What is beyond the limit gets an answer, and
+// nothing is left when the stack closes.
+func TestTooManyPending(t *testing.T) {
+	l := newLone(t, func(req *Pending) { <-req.Done() })
+	for i := range maxPending + 10 {
+		src := netip.AddrPortFrom(families[0].src.Addr(), uint16(1000+i))
+		l.Inject(synPacket(src, families[0].dst, 1, flagSYN))
+	}
+	if got := l.Counters().Overflow; got != 10 {
+		t.Errorf("overflow %d", got)
+	}
+	if got := l.flags(flagRST | flagACK); got != 10 {
+		t.Errorf("%d RST", got)
+	}
+	l.Close()
+}
+
+// Segments of no connection get RST; odd combinations of flags are no SYN.
+func TestStraySegments(t *testing.T) {
+	l := newLone(t, func(*Pending) { t.Error("a request came of it") })
+	defer l.Close()
+	for _, flags := range []byte{flagACK, flagSYN | flagACK, flagSYN | flagFIN, flagFIN} {
+		before := l.flags(flagRST) + l.flags(flagRST|flagACK)
+		l.Inject(synPacket(families[0].src, families[0].dst, 1, flags))
+		if got := l.flags(flagRST) + l.flags(flagRST|flagACK); got != before+1 {
+			t.Errorf("flags %#x: %d RST", flags, got-before)
+		}
+	}
+	l.Inject(synPacket(families[0].src, families[0].dst, 1, flagRST))
+	if got := l.flags(flagRST) + l.flags(flagRST|flagACK); got != 4 {
+		t.Error("RST was answered")
+	}
+}
