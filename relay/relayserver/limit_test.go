@@ -1,0 +1,258 @@
+package relayserver
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/relay"
+)
+
+// S26: nobody gets an open relay by accident.
+func TestAccessHasNoDefault(t *testing.T) {
+	if _, err := New(Config{}); !errors.Is(err, ErrNoAccess) {
+		t.Error(err)
+	}
+	if _, err := New(Config{Access: Access{Mode: AccessEveryone}}); !errors.Is(err, ErrNoCertificate) {
+		t.Error(err)
+	}
+	if _, err := New(Config{Access: Access{Mode: AccessEveryone}, CertFile: "x"}); err == nil {
+		t.Error("a certificate without key")
+	}
+	if _, err := New(Config{Access: Access{Mode: AccessEveryone}, TLS: &tls.Config{}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := New(Config{Dev: true}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAccess(t *testing.T) {
+	friend, stranger := newKey(), newKey()
+	for _, test := range []struct {
+		mode AccessMode
+		in   *identity.SecretKey
+		out  *identity.SecretKey
+		list *identity.SecretKey
+	}{
+		{AccessAllow, friend, stranger, friend},
+		{AccessDeny, friend, stranger, stranger},
+	} {
+		s := start(t, Config{Access: Access{Mode: test.mode, Nodes: []identity.NodeID{test.list.NodeID()}}})
+		logIn(t, s, test.in)
+		r := dialRaw(t, s)
+		r.upgrade()
+		r.write(relay.AppendClientInfo(nil, test.out))
+		if text := string(r.expect(relay.TypeHealth)); text != "not authenticated" {
+			t.Errorf("%q", text)
+		}
+		r.ended()
+		if c := s.Counters(); c.LoginsDenied != 1 || c.Accepts != 1 {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// S26: more than 20 logins a second from one prefix are turned away.
+func TestLoginRate(t *testing.T) {
+	s := start(t, Config{Limits: Limits{LoginsPerSecond: 20}})
+	refused := 0
+	for range 40 {
+		r := dialRaw(t, s)
+		r.write([]byte(upgradeRequest))
+		line, err := r.br.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(line, "429") {
+			refused++
+		}
+	}
+	if refused == 0 || s.Counters().LoginsLimited != uint64(refused) {
+		t.Errorf("%d refused", refused)
+	}
+}
+
+// S26: no more than 64 connections from one prefix, logged in or not.
+func TestConnectionsPerPrefix(t *testing.T) {
+	s := start(t, Config{Limits: Limits{ConnsPerPrefix: 64}})
+	var first *raw
+	for i := range 64 {
+		r := dialRaw(t, s)
+		r.upgrade()
+		if i == 0 {
+			first = r
+		}
+	}
+	r := dialRaw(t, s)
+	if _, err := r.br.ReadByte(); err == nil {
+		t.Error("the 65th was let in")
+	}
+	_ = first.conn.Close()
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		r := dialRaw(t, s)
+		_, _ = r.conn.Write([]byte(upgradeRequest))
+		if _, err := r.br.ReadByte(); err == nil {
+			return // one place was free again
+		}
+		if time.Since(begin) > patience {
+			t.Fatal("the place of a closed connection is lost")
+		}
+	}
+}
+
+// S26: who sends more than its share is read more slowly; nothing is lost.
+func TestReceiveRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{Dev: true, Limits: Limits{ReceivePerClient: 4 << 20}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		r := pipeClient(t, s)
+		r.write(relay.AppendClientInfo(nil, newKey()))
+		begin := time.Now()
+		for range 21 << 4 { // 21 MiB, of which 1 MiB is the burst
+			r.send(newKey(), make([]byte, relay.MaxPayload-relay.KeyLen-relay.HeaderLen))
+		}
+		r.sync()
+		if d := time.Since(begin); d < 4900*time.Millisecond || d > 5100*time.Millisecond {
+			t.Errorf("21 MiB took %v", d)
+		}
+	})
+}
+
+func TestPrefixes(t *testing.T) {
+	for _, test := range []struct{ addr, want string }{
+		{"192.0.2.77", "192.0.2.0/24"},
+		{"::ffff:192.0.2.77", "192.0.2.0/24"},
+		{"2001:db8:1:2ff::1", "2001:db8:1:200::/56"},
+		{"fe80::1%eth0", "fe80::/56"},
+	} {
+		if got := prefixOf(netip.MustParseAddr(test.addr)).String(); got != test.want {
+			t.Errorf("%s: %s", test.addr, got)
+		}
+	}
+}
+
+func TestRates(t *testing.T) {
+	r := newRates(20)
+	now := time.Unix(1000, 0)
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.200")
+	passed := 0
+	for i := range 100 {
+		if r.allow([]netip.Addr{a, b}[i%2], now) { // one prefix
+			passed++
+		}
+	}
+	if passed != 20 {
+		t.Errorf("%d passed at once", passed)
+	}
+	if !r.allow(a, now.Add(time.Second)) {
+		t.Error("nothing came back")
+	}
+	if unlimited := newRates(0); !unlimited.allow(a, now) {
+		t.Error("no limit is a limit")
+	}
+}
+
+func TestBindErrorIsOneLine(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s, err := New(Config{Dev: true, Addr: l.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Run(t.Context())
+	want := fmt.Sprintf("relay cannot listen on %v for HTTP: bind: address already in use", l.Addr())
+	if err == nil || err.Error() != want {
+		t.Errorf("%v", err)
+	}
+}
+
+// An upgrade needs HTTP/1.1, whatever a TLS client would like better.
+func TestTLSOffersHTTP1Only(t *testing.T) {
+	certificate := selfSigned(t)
+	s := start(t, Config{
+		TLS:    &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}},
+		Access: Access{Mode: AccessEveryone},
+	})
+	conn, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if p := conn.ConnectionState().NegotiatedProtocol; p != "http/1.1" {
+		t.Errorf("agreed on %q", p)
+	}
+	// iroh's clients offer nothing.
+	plain, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	_, _ = plain.Write([]byte("GET /generate_204 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+	head := make([]byte, 12)
+	if _, err := plain.Read(head); err != nil || string(head) != "HTTP/1.1 404" {
+		t.Errorf("%q, %v", head, err)
+	}
+}
+
+// S26: what is logged above debug names no client.
+func TestLogsNameNobody(t *testing.T) {
+	var log lockedBuffer
+	s := start(t, Config{
+		Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Limits: Limits{ConnsPerPrefix: 3},
+	})
+	a, b := newKey(), newKey()
+	ra, rb := logIn(t, s, a), logIn(t, s, b)
+	ra.send(b, []byte("hello"))
+	rb.expectPacket(a, []byte("hello"))
+	client := ra.conn.LocalAddr().String()
+	_ = ra.conn.Close()
+	rb.expect(relay.TypePeerGone)
+	bad := dialRaw(t, s)
+	bad.upgrade()
+	bad.write([]byte{9, 0, 0, 0, 0})
+	bad.ended()
+	text := log.String()
+	for _, secret := range []string{a.NodeID().String(), a.NodeID().Short(), b.NodeID().Short(), client} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the log names %s:\n%s", secret, text)
+		}
+	}
+	if !strings.Contains(text, "relay listens") {
+		t.Errorf("nothing is logged: %q", text)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
