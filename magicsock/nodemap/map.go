@@ -109,6 +109,15 @@ func (m *Map) Mapped(id identity.NodeID) netip.AddrPort {
 	return n.mapped
 }
 
+// MappedOf returns the mapped address of a node that has an entry. Unlike
+// [Map.Mapped] it changes nothing.
+func (m *Map) MappedOf(id identity.NodeID) (netip.AddrPort, bool) {
+	if n := m.byID[id]; n != nil {
+		return n.mapped, true
+	}
+	return netip.AddrPort{}, false
+}
+
 // NodeByMapped returns the node of a mapped address.
 func (m *Map) NodeByMapped(a netip.AddrPort) (identity.NodeID, bool) {
 	if n := m.byMapped(a); n != nil {

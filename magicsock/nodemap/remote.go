@@ -99,9 +99,14 @@ func (n *node) rtt(conn ConnType) time.Duration {
 }
 
 // unreachable says that something that wants an answer has had none for 10 s, or
-// that payload had nowhere to go for so long although the node answers.
+// that the node answers but for so long no path to it has carried full packets.
 func (n *node) unreachable(now time.Time) bool {
-	return waited(now, n.use.want, unreachableTime) || waited(now, n.use.stuck, unreachableTime)
+	return waited(now, n.use.want, unreachableTime) || waited(now, n.use.stuck, unreachableTime) && n.onlyNarrow()
+}
+
+// onlyNarrow says that the node has no relay and no address but small ones.
+func (n *node) onlyNarrow() bool {
+	return n.relay.url.IsZero() && slices.ContainsFunc(n.paths, (*path).narrow)
 }
 
 func waited(now, since time.Time, d time.Duration) bool {
@@ -110,15 +115,13 @@ func waited(now, since time.Time, d time.Duration) bool {
 
 // cause says what is wrong, once something has been unanswered for 6 s.
 func (m *Map) cause(now time.Time, n *node) Cause {
-	if !waited(now, n.use.want, causeTime) && !waited(now, n.use.stuck, causeTime) {
-		return CauseNone
-	}
-	noRelay := n.relay.url.IsZero()
 	switch {
-	case noRelay && len(n.paths) == 0:
-		return CauseNoAddress
-	case noRelay && slices.ContainsFunc(n.paths, (*path).narrow):
+	case waited(now, n.use.stuck, causeTime) && n.onlyNarrow():
 		return CausePathMTU
+	case !waited(now, n.use.want, causeTime):
+		return CauseNone
+	case n.relay.url.IsZero() && len(n.paths) == 0:
+		return CauseNoAddress
 	case m.otherOwner(n) != nil:
 		return CauseOther
 	case !n.use.heard.IsZero():
@@ -149,11 +152,7 @@ func (m *Map) explain(now time.Time, n *node, c Cause) string {
 	case CauseNoAnswer:
 		return "no node with this id answers at " + n.tried(func(p *path) bool { return p.everPong.IsZero() })
 	case CauseSilent:
-		since := n.use.want
-		if since.IsZero() {
-			since = n.use.stuck
-		}
-		return fmt.Sprintf("no answer for %d s from %s", int(now.Sub(since).Seconds()), n.tried(func(*path) bool { return true }))
+		return fmt.Sprintf("no answer for %d s from %s", int(now.Sub(n.use.want).Seconds()), n.tried(func(*path) bool { return true }))
 	case CauseOther:
 		p := m.otherOwner(n)
 		return fmt.Sprintf("another node answers at %s: %s", p.addr, m.owners[p.addr].node.id.Short())

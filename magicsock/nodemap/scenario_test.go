@@ -333,21 +333,45 @@ func TestScenarioLossDoesNotFlap(t *testing.T) {
 	}
 }
 
-// Two addresses of one latency: no taking turns.
-func TestScenarioEqualAddressesDoNotFlap(t *testing.T) {
-	s, a, b := pair(t, true)
-	second := s.node(2, "198.51.100.3:41820")
-	s.nodes = s.nodes[:2]
-	second.m, second.got = b.m, b.got
+// Two addresses of nearly one latency: no taking turns. A clearly faster one wins.
+func TestScenarioTwoAddresses(t *testing.T) {
 	alias := netip.MustParseAddrPort("198.51.100.3:41820")
-	a.introduce(b, true, alias)
-	deliver := b.local
-	s.drop = func(_, to netip.AddrPort, _ int) bool { return false }
-	_ = deliver
-	a.stream(b, tick20, 5*time.Minute)
-	s.run(5 * time.Minute)
-	r, _ := a.m.Remote(s.now, b.id)
-	if r.Switches > 2 {
-		t.Errorf("%d changes: %v", r.Switches, r.SwitchReasons)
+	alias6 := netip.MustParseAddrPort("[2001:db8::3]:41820")
+	for _, test := range []struct {
+		name   string
+		second netip.AddrPort
+		lag    func(n int) time.Duration // of the second; the first has 10 ms
+		want   netip.AddrPort            // zero: either
+		max    uint64
+	}{
+		{"equal", alias, func(int) time.Duration { return 10 * time.Millisecond }, netip.AddrPort{}, 2},
+		{"noisy", alias, func(n int) time.Duration { return time.Duration(8+n%5) * time.Millisecond }, netip.AddrPort{}, 4},
+		{"faster", alias, func(int) time.Duration { return 2 * time.Millisecond }, alias, 3},
+		{"slower", alias, func(int) time.Duration { return 40 * time.Millisecond }, netip.MustParseAddrPort(addrB), 2},
+		{"IPv6, equal", alias6, func(int) time.Duration { return 10 * time.Millisecond }, alias6, 3},
+		{"IPv6, a little slower", alias6, func(int) time.Duration { return 11 * time.Millisecond }, alias6, 3},
+		{"IPv6, noisy", alias6, func(n int) time.Duration { return time.Duration(9+n%4) * time.Millisecond }, netip.AddrPort{}, 4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, a, b := pair(t, true)
+			b.aliases = []netip.AddrPort{test.second}
+			n := 0
+			s.lag = func(_, to netip.AddrPort) time.Duration {
+				if n++; to == test.second {
+					return test.lag(n)
+				}
+				return 10 * time.Millisecond
+			}
+			a.introduce(b, true, test.second)
+			a.stream(b, tick20, 10*time.Minute)
+			s.run(9 * time.Minute)
+			r, _ := a.m.Remote(s.now, b.id)
+			if r.Switches > test.max {
+				t.Errorf("%d changes: %s", r.Switches, strings.Join(a.changes(), "\n"))
+			}
+			if test.want.IsValid() && r.UDP != test.want {
+				t.Errorf("path is %v\n%s", r.UDP, strings.Join(a.changes(), "\n"))
+			}
+		})
 	}
 }

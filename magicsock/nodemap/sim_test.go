@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,6 +78,9 @@ type sim struct {
 	relayUp    bool
 	relayDelay time.Duration
 	delay      time.Duration // one way
+	ticks      int
+	// lag is the time a direct packet takes; nil means delay for all.
+	lag func(from, to netip.AddrPort) time.Duration
 	// drop loses a direct packet; nil loses none.
 	drop func(from, to netip.AddrPort, size int) bool
 }
@@ -99,6 +103,8 @@ type simNode struct {
 	m       *Map
 	id      identity.NodeID
 	local   netip.AddrPort // its address as others see it
+	aliases []netip.AddrPort
+	source  netip.AddrPort // answers leave from the address that was asked
 	nat     bool
 	opened  map[netip.AddrPort]time.Time
 	tickAt  time.Time
@@ -138,6 +144,7 @@ func (s *sim) at(d time.Duration, f func()) {
 // run lets d pass.
 func (s *sim) run(d time.Duration) {
 	end := s.now.Add(d)
+	s.ticks = 0
 	for len(s.queue) > 0 && !s.queue[0].at.After(end) {
 		e := heap.Pop(&s.queue).(event)
 		s.now = e.at
@@ -147,6 +154,9 @@ func (s *sim) run(d time.Duration) {
 		}
 	}
 	s.now = end
+	if limit := 100 + int(d.Seconds()*50)*len(s.nodes); s.ticks > limit {
+		s.t.Fatalf("%d ticks in %v", s.ticks, d)
+	}
 }
 
 // introduce makes a know b.
@@ -201,6 +211,7 @@ func (a *simNode) arm() {
 			return // a newer timer is set
 		}
 		a.tickAt = time.Time{}
+		a.ticks++
 		acts, n := a.m.Tick(a.now)
 		if !n.IsZero() && !n.After(a.now) {
 			a.t.Fatalf("Tick at %v wants to be called again at %v", a.now, n)
@@ -217,19 +228,28 @@ func (a *simNode) send(to Addr, id identity.NodeID, p packet) {
 		return
 	}
 	from := a.local
+	if a.source.IsValid() {
+		from = a.source
+	}
 	a.opened[to.UDP] = a.now
 	if a.drop != nil && a.drop(from, to.UDP, p.size) {
 		return
 	}
-	a.at(a.delay, func() {
+	lag := a.delay
+	if a.lag != nil {
+		lag = a.lag(from, to.UDP)
+	}
+	a.at(lag, func() {
 		for _, b := range a.nodes {
-			if b.local != to.UDP {
+			if b.local != to.UDP && !slices.Contains(b.aliases, to.UDP) {
 				continue
 			}
 			if _, open := b.opened[from]; b.nat && !open {
 				return
 			}
+			b.source = to.UDP
 			b.receive(UDPAddr(from), p)
+			b.source = netip.AddrPort{}
 		}
 	})
 }
@@ -314,28 +334,16 @@ func (a *simNode) stream(b *simNode, gap, d time.Duration) {
 
 // gap returns the longest time between two arrivals at b from a time on.
 func (b *simNode) gap(from, to time.Time) time.Duration {
-	var longest time.Duration
-	last := from
-	times := make([]time.Time, 0, len(b.got))
+	times := []time.Time{from, to}
 	for _, at := range b.got {
-		if !at.Before(from) && !at.After(to) {
+		if at.After(from) && at.Before(to) {
 			times = append(times, at)
 		}
 	}
-	times = append(times, to)
-	for i := range times {
-		next := time.Time{}
-		for _, at := range times {
-			if at.After(last) {
-				next = earlier(next, at)
-			}
-		}
-		if next.IsZero() {
-			break
-		}
-		_ = i
-		longest = max(longest, next.Sub(last))
-		last = next
+	slices.SortFunc(times, time.Time.Compare)
+	var longest time.Duration
+	for i := 1; i < len(times); i++ {
+		longest = max(longest, times[i].Sub(times[i-1]))
 	}
 	return longest
 }
@@ -350,7 +358,7 @@ func (a *simNode) conn(b *simNode) ConnType {
 func (a *simNode) changes() (out []string) {
 	for i, act := range a.log {
 		if act.Kind == PathChanged {
-			out = append(out, a.logAt[i].Sub(epoch).String()+" "+connText(act.Before, act.BeforeRoute)+" → "+connText(act.After, act.Route)+": "+string(act.Reason))
+			out = append(out, a.logAt[i].Sub(epoch).String()+" "+PathText(act.Before, act.BeforeRoute)+" → "+PathText(act.After, act.Route)+": "+string(act.Reason))
 		}
 	}
 	return out

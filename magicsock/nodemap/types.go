@@ -3,7 +3,6 @@ package nodemap
 import (
 	"errors"
 	"net/netip"
-	"strings"
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/disco"
@@ -135,18 +134,16 @@ type Config struct {
 	LoopbackOK bool
 }
 
-// connText returns the text iroh-net 0.28.1 shows for a path.
-func connText(c ConnType, r Route) string {
-	var b strings.Builder
+// PathText returns the text of a path as iroh-net 0.28.1 shows it: direct(a),
+// relay(u), mixed(udp: a, relay: u), none.
+func PathText(c ConnType, r Route) string {
 	switch c {
 	case ConnDirect:
-		b.WriteString("direct(" + r.UDP.String() + ")")
+		return "direct(" + r.UDP.String() + ")"
 	case ConnMixed:
-		b.WriteString("mixed(udp: " + r.UDP.String() + ", relay: " + r.Relay.String() + ")")
+		return "mixed(udp: " + r.UDP.String() + ", relay: " + r.Relay.String() + ")"
 	case ConnRelay:
-		b.WriteString("relay(" + r.Relay.String() + ")")
-	default:
-		b.WriteString("none")
+		return "relay(" + r.Relay.String() + ")"
 	}
-	return b.String()
+	return "none"
 }
