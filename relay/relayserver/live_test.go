@@ -136,6 +136,7 @@ func TestDeadConnectionIsReplaced(t *testing.T) {
 		old.write(relay.AppendClientInfo(nil, key))
 		old.sync()
 		friend.write(relay.AppendClientInfo(nil, other))
+		friend.sync()
 		old.send(other, []byte("hello"))
 		friend.expectPacket(key, []byte("hello"))
 
@@ -175,6 +176,7 @@ func TestManyReplaysShareOnePing(t *testing.T) {
 			r.sync()
 			thieves = append(thieves, r)
 		}
+		synctest.Wait() // all of them ask now
 		data, _ := relay.ParsePing(victim.expect(relay.TypePing))
 		victim.write(relay.AppendPong(nil, data))
 		for _, r := range thieves {
