@@ -192,7 +192,7 @@ func (d *Device) Close() error {
 // deviceError translates what the kernel and package os say of a descriptor.
 func deviceError(err error) error {
 	switch {
-	case errors.Is(err, os.ErrClosed):
+	case errors.Is(err, os.ErrClosed), errors.Is(err, ErrClosed):
 		return ErrClosed
 	case errors.Is(err, unix.EBADFD):
 		return ErrRemoved
@@ -226,7 +226,8 @@ func (w *writer) write(raw syscall.RawConn, h vnet.Header, parts [][]byte) error
 	err := raw.Control(w.call)
 	clear(w.parts)
 	if err != nil {
-		return err
+		// The only error of Control itself, and not one that errors.Is knows.
+		return ErrClosed
 	}
 	return w.err
 }
