@@ -20,8 +20,9 @@ const (
 	// PathChanged: the path went from Before, BeforeRoute to After, Route, with
 	// Reason. For logs and for whoever watches; the Map is already there.
 	PathChanged
-	// Resend: send the last QUIC packets of the node again to Route (after an
-	// outage, or because the direct address fell silent).
+	// Resend: send the last QUIC packets of the node again to Route: the first
+	// pong after an outage came, the direct address fell silent, or it answered
+	// before the relay did.
 	Resend
 	// Discover: no address that answers is known; ask discovery.
 	Discover

@@ -24,14 +24,18 @@
 // carried out in order and before the payload that Route was asked for, so
 // that a ping opens the far node map before the first QUIC packet arrives there.
 //
+// Mapped and Add mark a node as one that we want to reach, which lifts the limits
+// for strangers (S6); MappedOf only looks.
+//
 // # Paths
 //
 // A direct address is usable when this node owns it in the ip:port index, a pong
 // to a ping of ours to that very address came within the last 6.5 s (S7, S8) and
-// one such ping was padded to 1200 bytes of UDP payload. Pings to addresses whose
-// last padded pong is older than 60 s are padded, first ones included, so a new
-// path is qualified in one round trip; an unanswered address gets a small ping
-// beside it from the second try on, which tells a small path from a dead one.
+// one such ping was padded to 1200 bytes of UDP payload. Pings are padded while
+// payload is sent and to addresses whose last padded pong is older than 60 s, first
+// ones included, so a new path is qualified in one round trip; an address that
+// does not answer gets padded and small pings by turns, which tells a small path
+// from a dead one.
 // Only a ping back to an address that sent us a small ping is small at first, so
 // that a replayed ping never draws more bytes than it has.
 //
@@ -46,6 +50,13 @@
 // the packet: the path is left until a pong comes. Pings without a pong count
 // the same even when payload still arrives, which finds the path that died in
 // our direction only.
+//
+// While payload goes by the relay all addresses are pinged and a call-me-maybe is
+// sent every 5 s. An address that never answered is given up after 10 pings for
+// 10 minutes (S9); two kinds stay in the game while payload is sent: addresses
+// that the user gave, and, with a paired node that is alive, eight of the given-up
+// ones a round with small pings, so that the path is direct within seconds when
+// UDP comes back.
 //
 // Without any usable path and with no relay known, one candidate address gets
 // at most three times the bytes that came from it and ten packets in 5 s (S7).

@@ -97,6 +97,7 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 	if !ok {
 		return nil
 	}
+	unproven := n.relayUnproven(now)
 	if f.to.UDP.IsValid() {
 		p := n.path(f.to.UDP)
 		if p == nil {
@@ -114,11 +115,27 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 		m.pongByRelay(now, n, f)
 	}
 	m.settle(now, n, "")
-	if n.use.resend && !n.choice.route.IsZero() && n.choice.conn != ConnNone {
+	if unproven && n.choice.conn == ConnDirect {
+		n.use.resend = true
+	}
+	m.resend(n)
+	return m.done()
+}
+
+// relayUnproven says that payload went to a relay that nothing has come from: a
+// first packet need not wait for its retransmission when the direct address
+// answers first, or the relay is down.
+func (n *node) relayUnproven(now time.Time) bool {
+	return n.choice.conn == ConnRelay && !n.use.want.IsZero() && age(now, n.relay.lastHeard) >= unreachableTime
+}
+
+// resend sends the last packets again if silence made that necessary and there
+// is a path now.
+func (m *Map) resend(n *node) {
+	if n.use.resend && n.choice.conn != ConnNone {
 		n.use.resend = false
 		m.add(Action{Kind: Resend, Node: n.id, Route: n.choice.route})
 	}
-	return m.done()
 }
 
 func (m *Map) pongByRelay(now time.Time, n *node, f ping) {

@@ -315,6 +315,48 @@ func TestScenarioResendAfterOutage(t *testing.T) {
 	}
 }
 
+// The relay is known but down: neither the first packet nor one after an outage
+// of the direct path waits for it.
+func TestScenarioRelayDown(t *testing.T) {
+	s, a, b := pair(t, true)
+	s.relayUp = false
+	a.stream(b, 100*time.Millisecond, 30*time.Second)
+	s.run(time.Second)
+	if at, ok := b.got[1]; !ok || at.Sub(a.sentAt[1]) > 3*s.delay {
+		t.Errorf("the first packet: %v, after %v", ok, at.Sub(a.sentAt[1]))
+	}
+	s.run(5 * time.Second)
+	s.drop = func(_, _ netip.AddrPort, _ int) bool { return true }
+	s.run(6 * time.Second)
+	healed := s.now
+	s.drop = nil
+	s.run(2 * time.Second)
+	wantConn(t, a, b, ConnDirect)
+	if g := b.gap(healed, s.now); g > 1300*time.Millisecond {
+		t.Errorf("gap of %v after the path was back", g)
+	}
+}
+
+// A path that once answered is tried for ever while payload goes by the relay,
+// also with a node that is no peer.
+func TestScenarioDirectComesBackToStranger(t *testing.T) {
+	s, a, b := pair(t, true)
+	for _, n := range []*simNode{a, b} {
+		n.m.cfg.Peer = nil
+		n.m.list[0].paired = false
+		n.m.list[0].paths[0].sources = []Source{SourceRelay}
+	}
+	a.stream(b, 100*time.Millisecond, 5*time.Minute)
+	s.run(5 * time.Second)
+	s.drop = func(_, _ netip.AddrPort, _ int) bool { return true }
+	s.run(4 * time.Minute)
+	wantConn(t, a, b, ConnRelay)
+	s.drop = nil
+	s.run(10 * time.Second)
+	wantConn(t, a, b, ConnDirect)
+	wantConn(t, b, a, ConnDirect)
+}
+
 func TestScenarioLossDoesNotFlap(t *testing.T) {
 	s, a, b := pair(t, true)
 	n := uint32(12345)
