@@ -144,7 +144,7 @@ func (s *Server) inZone(req *dns.Msg, rest []string) *dns.Msg {
 	case 0:
 		return s.apex(a, s.zone)
 	case 1:
-		return s.host(a, strings.ToLower(rest[0]))
+		return s.host(a, toLower(rest[0]))
 	default:
 		return a.finish(s.zone, s.ns(), dns.RcodeNameError)
 	}

@@ -37,8 +37,8 @@ func NewNames(cfg NamesConfig) (*Names, error) {
 		return nil, err
 	}
 	cfg.Zone = zone
-	cfg.SelfName = strings.ToLower(cfg.SelfName)
-	cfg.HostName, _, _ = strings.Cut(strings.ToLower(cfg.HostName), ".")
+	cfg.SelfName = toLower(cfg.SelfName)
+	cfg.HostName, _, _ = strings.Cut(toLower(cfg.HostName), ".")
 	if cfg.SelfName != "" && (!isLabel(cfg.SelfName) || len(cfg.SelfName) == nodeIDText) {
 		return nil, badPetname(cfg.SelfName, "use 1 to 63 letters, digits and inner hyphens for the own name")
 	}
@@ -59,7 +59,7 @@ func (n *Names) Add(name string, id identity.NodeID) error {
 	if err := ValidPetname(name); err != nil {
 		return err
 	}
-	name = strings.ToLower(name)
+	name = toLower(name)
 	if id == n.cfg.Self || name == n.cfg.HostName || name == n.cfg.SelfName {
 		return fmt.Errorf("%w: %s is this host", ErrNameTaken, name)
 	}
@@ -90,7 +90,7 @@ func (n *Names) Remove(id identity.NodeID) {
 func (n *Names) IDOf(name string) (identity.NodeID, bool) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	id, ok := n.byName[strings.ToLower(name)]
+	id, ok := n.byName[toLower(name)]
 	return id, ok
 }
 

@@ -40,7 +40,7 @@ var reservedNames = []string{
 // else. Case does not matter. Errors wrap ErrBadPetname. That the name is not
 // this host's own is checked by Names.Add.
 func ValidPetname(s string) error {
-	lower := strings.ToLower(s)
+	lower := toLower(s)
 	switch {
 	case !isLabel(lower):
 		return badPetname(s, "use 1 to 63 letters, digits and inner hyphens")
@@ -78,7 +78,7 @@ func parseZone(s string) (string, error) {
 	if s == "" {
 		s = DefaultZone
 	}
-	zone := strings.ToLower(strings.TrimSuffix(s, "."))
+	zone := toLower(strings.TrimSuffix(s, "."))
 	labels := strings.Split(zone, ".")
 	if len(zone) > maxZone || slices.ContainsFunc(labels, func(l string) bool { return !isLabel(l) }) {
 		return "", fmt.Errorf("%w %q: use a domain name such as %s", ErrBadZone, identity.Clean(s, maxLabel), DefaultZone)
@@ -88,4 +88,16 @@ func parseZone(s string) (string, error) {
 		return "", fmt.Errorf("%w %q: names below %s have another meaning", ErrBadZone, zone, last)
 	}
 	return zone + ".", nil
+}
+
+// toLower changes the letters of ASCII only, as DNS does (RFC 4343).
+// strings.ToLower would make a k of the Kelvin sign.
+func toLower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
 }

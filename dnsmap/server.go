@@ -24,6 +24,8 @@ const (
 	maxTCPConns = 64
 	// tcpTimeout ends reads and writes of clients that stand still.
 	tcpTimeout = 5 * time.Second
+	// freePortTries: of a free port of UDP, TCP's twin may be taken.
+	freePortTries = 8
 )
 
 // Config describes a Server.
@@ -111,6 +113,12 @@ func (s *Server) Listen() (netip.AddrPort, error) {
 	errs := []error{errors.New("dnsmap: no address to listen on")}
 	for _, a := range s.listen {
 		err := s.bindLocked(a)
+		for range freePortTries {
+			if a.Port() != 0 || err == nil {
+				break
+			}
+			err = s.bindLocked(a)
+		}
 		if err == nil {
 			return s.addr, nil
 		}

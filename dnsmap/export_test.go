@@ -1,0 +1,19 @@
+package dnsmap
+
+import (
+	"context"
+
+	"github.com/miekg/dns"
+)
+
+// Reply answers one question as if it came by UDP.
+func (s *Server) Reply(ctx context.Context, req *dns.Msg) *dns.Msg { return s.reply(ctx, req, false) }
+
+// The parts of resolv.conf handling that tests look at alone.
+var (
+	AddBlocks   = addBlocks
+	StripBlocks = stripBlocks
+)
+
+// ReverseZones is reverseZones.
+var ReverseZones = reverseZones
