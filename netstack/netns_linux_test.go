@@ -1,0 +1,447 @@
+package netstack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nodetun/nodetun/internal/nstest"
+	"github.com/nodetun/nodetun/tun"
+)
+
+// Addresses of the kernel's side, and of somebody behind the device.
+var (
+	kernel4, behind4 = netip.MustParseAddr("100.100.0.1"), netip.MustParseAddr("100.100.0.2")
+	kernel6, behind6 = netip.MustParseAddr("fd6e:6f64:6574::1"), netip.MustParseAddr("fd6e:6f64:6574::2")
+)
+
+var kernelFamilies = []struct {
+	name           string
+	kernel, behind netip.Addr
+}{{"IPv4", kernel4, behind4}, {"IPv6", kernel6, behind6}}
+
+// host is a stack behind the TUN device of a namespace.
+type host struct {
+	*Stack
+	ns *nstest.NS
+}
+
+// program ── kernel TCP ── nt0 ── Stack, all in one process.
+func newHost(t testing.TB, accept func(*Pending)) *host {
+	t.Helper()
+	ns := nstest.New(t, "netstack")
+	var dev *tun.Device
+	var err error
+	ns.Do(t, func() { dev, err = tun.Open(tun.Config{Name: "nt0", MTU: 1420}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Run(t, "ip", "addr", "add", kernel4.String()+"/16", "dev", "nt0")
+	ns.Run(t, "ip", "addr", "add", kernel6.String()+"/48", "dev", "nt0", "nodad")
+	ns.Run(t, "ip", "link", "set", "nt0", "up")
+	s, err := New(Config{MTU: 1420, Write: dev.Write, Accept: accept})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		buf := make([]byte, tun.BufferSize)
+		for {
+			h, ip, err := dev.Read(buf)
+			if err != nil {
+				return
+			}
+			s.Inject(h, ip)
+		}
+	}()
+	t.Cleanup(func() {
+		s.Close()
+		dev.Close()
+		<-read
+	})
+	return &host{s, ns}
+}
+
+// dial connects a program in the namespace.
+func (h *host) dial(t testing.TB, dst netip.AddrPort, timeout time.Duration) (conn *net.TCPConn, err error) {
+	t.Helper()
+	h.ns.Do(t, func() {
+		var c net.Conn
+		dialer := net.Dialer{Timeout: timeout}
+		if c, err = dialer.Dial("tcp", dst.String()); err == nil {
+			conn = c.(*net.TCPConn)
+		}
+	})
+	if err == nil {
+		t.Cleanup(func() { conn.Close() })
+	}
+	return conn, err
+}
+
+// listen opens a listener in the namespace.
+func (h *host) listen(t testing.TB, addr netip.Addr) *net.TCPListener {
+	t.Helper()
+	var l *net.TCPListener
+	var err error
+	h.ns.Do(t, func() { l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr, 0))) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// A program of the host talks to a flow: half-close, 3 MB each way, and the
+// addresses it sees are those it dialled.
+func TestNetnsAccept(t *testing.T) {
+	for _, family := range kernelFamilies {
+		t.Run(family.name, func(t *testing.T) {
+			question, answer := pattern(1, 3<<20), pattern(2, 3<<20)
+			served := make(chan error, 1)
+			h := newHost(t, func(req *Pending) {
+				f, err := req.Accept()
+				if err != nil {
+					served <- err
+					return
+				}
+				defer f.Close()
+				got, err := io.ReadAll(f)
+				if err == nil && !bytes.Equal(got, question) {
+					err = fmt.Errorf("question of %d bytes differs", len(got))
+				}
+				if err == nil {
+					_, err = f.Write(answer)
+				}
+				served <- errors.Join(err, f.CloseWrite())
+			})
+			conn, err := h.dial(t, netip.AddrPortFrom(family.behind, 22), 5*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write(question); err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.CloseWrite()
+			got, err := io.ReadAll(conn)
+			if err != nil || !bytes.Equal(got, answer) {
+				t.Errorf("answer of %d bytes, %v", len(got), err)
+			}
+			if err := receive(t, served); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The server sees the caller's own address and port.
+func TestNetnsDial(t *testing.T) {
+	for _, family := range kernelFamilies {
+		t.Run(family.name, func(t *testing.T) {
+			h := newHost(t, nil)
+			l := h.listen(t, family.kernel)
+			dst := l.Addr().(*net.TCPAddr).AddrPort()
+			src := netip.AddrPortFrom(family.behind, 41000)
+			for range 2 {
+				f, err := h.Dial(within(t, 5*time.Second), src, dst)
+				if err != nil {
+					t.Fatal(err)
+				}
+				conn, err := l.AcceptTCP()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := conn.RemoteAddr().(*net.TCPAddr).AddrPort(); got != src {
+					t.Errorf("server sees %v", got)
+				}
+				sent := pattern(5, 3<<20)
+				go func() {
+					_, _ = conn.Write(sent)
+					_ = conn.CloseWrite()
+				}()
+				got, err := io.ReadAll(f)
+				if err != nil || !bytes.Equal(got, sent) {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+				// The same port once more, right after: no side may trip over the
+				// other's TIME_WAIT.
+				f.Close()
+				_, _ = io.Copy(io.Discard, conn)
+				conn.Close()
+				src = netip.AddrPortFrom(family.behind, 41001)
+			}
+			l.Close()
+			if _, err := h.Dial(within(t, 5*time.Second), src, dst); !errors.Is(err, ErrRefused) {
+				t.Errorf("nobody listens: %v", err)
+			}
+		})
+	}
+}
+
+// What nftables answers for a closed host becomes the error of Dial.
+func TestNetnsDialRejected(t *testing.T) {
+	h := newHost(t, nil)
+	h.ns.Nft(t, `table inet f {
+	chain in {
+		type filter hook input priority 0;
+		meta nfproto ipv4 tcp dport 1 reject with icmp admin-prohibited
+		meta nfproto ipv4 tcp dport 2 reject with icmp net-unreachable
+		meta nfproto ipv4 tcp dport 3 reject with icmp port-unreachable
+		meta nfproto ipv6 tcp dport 1 reject with icmpv6 admin-prohibited
+		meta nfproto ipv6 tcp dport 2 reject with icmpv6 no-route
+		meta nfproto ipv6 tcp dport 3 reject with icmpv6 port-unreachable
+		tcp dport 4 reject with tcp reset
+	}
+}`)
+	for _, family := range kernelFamilies {
+		for port, want := range map[uint16]error{1: ErrHostUnreachable, 2: ErrNetUnreachable, 3: ErrRefused, 4: ErrRefused} {
+			_, err := h.Dial(within(t, 5*time.Second), netip.AddrPortFrom(family.behind, 42000), netip.AddrPortFrom(family.kernel, port))
+			if !errors.Is(err, want) {
+				t.Errorf("%s port %d: %v", family.name, port, err)
+			}
+		}
+	}
+}
+
+// What connect() says in a program for each answer, both at once and after the
+// SYN was repeated.
+func TestNetnsConnectErrors(t *testing.T) {
+	tests := []struct {
+		port   uint16
+		answer func(*Pending)
+		v4, v6 syscall.Errno
+	}{
+		{1, func(p *Pending) { p.Reset() }, syscall.ECONNREFUSED, syscall.ECONNREFUSED},
+		{2, func(p *Pending) { p.Unreachable(NoRoute) }, syscall.ENETUNREACH, syscall.ENETUNREACH},
+		{3, func(p *Pending) { p.Unreachable(HostUnreachable) }, syscall.EHOSTUNREACH, syscall.EHOSTUNREACH},
+		{4, func(p *Pending) { p.Unreachable(Prohibited) }, syscall.EHOSTUNREACH, syscall.EACCES},
+	}
+	for _, delay := range []time.Duration{0, 2500 * time.Millisecond} {
+		for _, family := range kernelFamilies {
+			t.Run(fmt.Sprintf("%s after %v", family.name, delay), func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t, func(p *Pending) {
+					select {
+					case <-p.Done():
+						t.Error("the caller was given up")
+					case <-time.After(delay):
+					}
+					tests[p.Dst().Port()-1].answer(p)
+				})
+				for _, tt := range tests {
+					want := tt.v4
+					if family.kernel.Is6() {
+						want = tt.v6
+					}
+					begin := time.Now()
+					_, err := h.dial(t, netip.AddrPortFrom(family.behind, tt.port), 20*time.Second)
+					if !errors.Is(err, want) {
+						t.Errorf("port %d: %v, want %v", tt.port, err, want)
+					}
+					if took := time.Since(begin); took > delay+900*time.Millisecond {
+						t.Errorf("port %d: took %v", tt.port, took)
+					}
+				}
+			})
+		}
+	}
+}
+
+// RST both ways: a program that aborts, and a flow that does.
+func TestNetnsReset(t *testing.T) {
+	flows := make(chan *Flow, 1)
+	h := newHost(t, func(req *Pending) {
+		f, err := req.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		flows <- f
+	})
+	for _, programResets := range []bool{true, false} {
+		conn, err := h.dial(t, netip.AddrPortFrom(behind6, 22), 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := receive(t, flows)
+		if programResets {
+			_ = conn.SetLinger(0)
+			conn.Close()
+			if _, err := f.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+				t.Errorf("read: %v", err)
+			}
+		} else {
+			f.Abort()
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("program's read: %v", err)
+			}
+		}
+		f.Close()
+	}
+}
+
+// A program that no longer waits is noticed.
+func TestNetnsCallerGivesUp(t *testing.T) {
+	gone := make(chan time.Time, 1)
+	h := newHost(t, func(req *Pending) {
+		<-req.Done()
+		gone <- time.Now()
+	})
+	var netErr net.Error
+	if _, err := h.dial(t, netip.AddrPortFrom(behind4, 22), 1500*time.Millisecond); !errors.As(err, &netErr) || !netErr.Timeout() {
+		t.Fatal(err)
+	}
+	left := time.Now()
+	if after := receive(t, gone).Sub(left); after > 6*time.Second {
+		t.Errorf("noticed after %v", after)
+	}
+}
+
+// The kernel's answer to a SYN-ACK that nobody waits for ends Accept.
+func TestNetnsAcceptAfterCallerLeft(t *testing.T) {
+	result := make(chan error, 1)
+	h := newHost(t, func(req *Pending) {
+		time.Sleep(500 * time.Millisecond) // the program leaves after 200 ms
+		_, err := req.Accept()
+		result <- err
+	})
+	if _, err := h.dial(t, netip.AddrPortFrom(behind4, 22), 200*time.Millisecond); err == nil {
+		t.Fatal("connected")
+	}
+	if err := receive(t, result); !errors.Is(err, ErrGone) {
+		t.Errorf("accept: %v", err)
+	}
+}
+
+// throughput moves data one way for a while and reports Gbit/s.
+func throughput(b *testing.B, flows int, move func(ctx context.Context, i int) (int64, error)) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	type result struct {
+		n   int64
+		err error
+	}
+	results := make(chan result, flows)
+	var before, after syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+	begin := time.Now()
+	for i := range flows {
+		go func() {
+			n, err := move(ctx, i)
+			results <- result{n, err}
+		}()
+	}
+	var total int64
+	for range flows {
+		r := <-results
+		if r.err != nil {
+			b.Error(r.err)
+		}
+		total += r.n
+	}
+	took := time.Since(begin)
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+	cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	b.ReportMetric(float64(total)*8/took.Seconds()/1e9, "Gbit/s")
+	b.ReportMetric(cpu.Seconds()/(float64(total)/(1<<30)), "CPU-s/GiB")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkNetnsSink is kernel to flow, MTU 1420: a program writes, a handler
+// reads and throws away.
+func BenchmarkNetnsSink(b *testing.B) {
+	for _, flows := range []int{1, 4} {
+		b.Run(fmt.Sprintf("%dflows", flows), func(b *testing.B) {
+			for b.Loop() {
+				counts := make(chan int64, flows)
+				h := newHost(b, func(req *Pending) {
+					f, err := req.Accept()
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					defer f.Close()
+					buf := make([]byte, 256<<10)
+					var total int64
+					for {
+						n, err := f.Read(buf)
+						total += int64(n)
+						if err != nil {
+							counts <- total
+							return
+						}
+					}
+				})
+				conns := make([]*net.TCPConn, flows)
+				for i := range conns {
+					var err error
+					if conns[i], err = h.dial(b, netip.AddrPortFrom(behind4, 22), 5*time.Second); err != nil {
+						b.Fatal(err)
+					}
+				}
+				throughput(b, flows, func(ctx context.Context, i int) (int64, error) {
+					data := make([]byte, 256<<10)
+					for ctx.Err() == nil {
+						if _, err := conns[i].Write(data); err != nil {
+							return 0, err
+						}
+					}
+					conns[i].Close()
+					return <-counts, nil
+				})
+			}
+		})
+	}
+}
+
+// BenchmarkNetnsSource is flow to kernel, MTU 1420: the stack dials and writes,
+// a program reads and throws away.
+func BenchmarkNetnsSource(b *testing.B) {
+	for _, flows := range []int{1, 4} {
+		b.Run(fmt.Sprintf("%dflows", flows), func(b *testing.B) {
+			for b.Loop() {
+				h := newHost(b, nil)
+				l := h.listen(b, kernel4)
+				dst := l.Addr().(*net.TCPAddr).AddrPort()
+				throughput(b, flows, func(ctx context.Context, i int) (int64, error) {
+					f, err := h.Dial(ctx, netip.AddrPortFrom(behind4, 0), dst)
+					if err != nil {
+						return 0, err
+					}
+					conn, err := l.AcceptTCP()
+					if err != nil {
+						return 0, err
+					}
+					counts := make(chan int64, 1)
+					go func() {
+						buf := make([]byte, 256<<10)
+						var total int64
+						for {
+							n, err := conn.Read(buf)
+							total += int64(n)
+							if err != nil {
+								counts <- total
+								return
+							}
+						}
+					}()
+					data := make([]byte, 256<<10)
+					for ctx.Err() == nil {
+						if _, err := f.Write(data); err != nil {
+							return 0, err
+						}
+					}
+					f.Close()
+					return <-counts, nil
+				})
+			}
+		})
+	}
+}
