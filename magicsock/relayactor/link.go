@@ -195,7 +195,7 @@ func (l *link) wait(ctx context.Context, d time.Duration) {
 }
 
 // delay returns how long to wait after the failure just seen: next to nothing
-// after the first, then 100 ms doubling to 16 s, each plus or minus a half.
+// after the first, then up to 100 ms doubling to 16 s, of which at least half.
 func (l *link) delay() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,7 +205,7 @@ func (l *link) delay() time.Duration {
 		return rand.N(firstDelay / 4)
 	}
 	d := min(firstDelay<<min(n-1, 10), maxDelay)
-	return d/2 + rand.N(d)
+	return d/2 + rand.N(d/2)
 }
 
 func (l *link) resetFailures() {
