@@ -45,10 +45,8 @@ func (c *Conn) sendDisco(node identity.NodeID, to nodemap.Addr, m disco.Message)
 	}
 	b := disco.Append(make([]byte, 0, discoSpace), c.self, &key, m)
 	if to.UDP.IsValid() {
-		if s := c.socks.For(to.UDP.Addr()); s != nil {
-			if err := s.Write(b, 0, 0, to.UDP); err != nil {
-				c.stats.sendErrors.Add(1)
-			}
+		if err := c.write(b, 0, 0, to.UDP); err != nil {
+			c.stats.sendErrors.Add(1)
 		}
 		return
 	}

@@ -93,6 +93,8 @@ type Conn struct {
 	other   *udpconn.Conn // read by a goroutine; nil if there is one family only
 	relays  *relayactor.Actor
 	monitor *netmon.Monitor
+	// write sends by UDP; tests put a worse network in its place.
+	write func(b []byte, seg int, ecn uint8, to netip.AddrPort) error
 
 	pc    *PacketConn
 	inbox *inbox
@@ -140,9 +142,10 @@ func New(cfg Config) (*Conn, error) {
 	if all := socks.Conns(); len(all) > 1 {
 		c.other = all[1]
 	}
+	c.write = c.writeSocket
 	c.inbox = newInbox()
 	c.pc = newPacketConn(c)
-	c.out = newSender(c.writeUDP)
+	c.out = newSender(c.writePayload)
 	c.disco = newDiscoIO(c)
 	c.addrs = newAddrBook(c)
 	c.paths = newPaths(nodemap.New(nodemap.Config{

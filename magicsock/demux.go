@@ -52,6 +52,7 @@ type inbound struct {
 	src    identity.NodeID // the sender named by the relay; zero by UDP
 	ecn    uint8
 
+	held bool         // it was sorted before and waited for a disco message
 	addr *net.UDPAddr // the sender as QUIC knows it, set by sort
 	buf  []byte       // memory that goes back to the inbox when all is read
 }
@@ -83,7 +84,9 @@ func (c *Conn) sort(in *inbound) bool {
 	bytes, packets := 0, 0
 	for b := walk.next(); b != nil; b = walk.next() {
 		if k := classify(b); k != classQUIC {
-			c.takeOther(k, b, in)
+			if !in.held {
+				c.takeOther(k, b, in)
+			}
 			continue
 		}
 		bytes += len(b)
@@ -93,6 +96,13 @@ func (c *Conn) sort(in *inbound) bool {
 		return false
 	}
 	in.addr = c.paths.received(time.Now(), in.from, in.src, bytes)
+	if in.addr == nil && in.src.IsZero() && !in.held {
+		if c.disco.hold(in) {
+			return false
+		}
+		// The message that was not there any more may have said who it is.
+		in.addr = c.paths.received(time.Now(), in.from, in.src, bytes)
+	}
 	if in.addr == nil {
 		c.stats.unknownSource.Add(uint64(packets))
 		return false

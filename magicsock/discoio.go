@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 const (
 	discoQueue = 256  // messages waiting to be opened
 	keyCache   = 4096 // shared keys kept (S6)
+	heldMax    = 8    // receives that wait for a disco message before them
 
 	// Box openings for strangers of an open endpoint (S6).
 	strangerRate    = 200 // a second
@@ -29,8 +31,10 @@ type discoIO struct {
 	queue chan discoPacket
 	keys  keyring
 
-	mu      sync.Mutex // guards the fields below; used by an open endpoint only
-	known   map[identity.NodeID]struct{}
+	mu      sync.Mutex             // guards the fields below
+	queued  map[netip.AddrPort]int // messages in the queue or being opened, by UDP source
+	held    []inbound
+	known   map[identity.NodeID]struct{} // nodes that are no strangers to an open endpoint
 	limiter strangerLimit
 }
 
@@ -44,7 +48,7 @@ func newDiscoIO(c *Conn) *discoIO {
 	return &discoIO{
 		c: c, queue: make(chan discoPacket, discoQueue),
 		keys:  keyring{own: c.cfg.Key, entries: make(map[identity.NodeID]*list.Element)},
-		known: make(map[identity.NodeID]struct{}),
+		known: make(map[identity.NodeID]struct{}), queued: make(map[netip.AddrPort]int),
 	}
 }
 
@@ -67,10 +71,51 @@ func (d *discoIO) offer(b []byte, from nodemap.Addr, relaySrc identity.NodeID) {
 		stats.notAdmitted.Add(1)
 		return
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	select {
 	case d.queue <- discoPacket{sender: sender, from: from, data: append([]byte(nil), b...)}:
+		d.queued[from.UDP]++
 	default:
 		stats.discoDropped.Add(1)
+	}
+}
+
+// hold keeps a receive of an address that no node owns, if a disco message
+// from there is about to be opened: a dialler's first ping and its first QUIC
+// packet come together, and only the ping says who it is. The bytes are copied.
+func (d *discoIO) hold(in *inbound) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.queued[in.from.UDP] == 0 || len(d.held) >= heldMax {
+		return false
+	}
+	kept := *in
+	kept.held = true
+	kept.buf = d.c.inbox.buffer()
+	kept.data = kept.buf[:copy(kept.buf, in.data)]
+	d.held = append(d.held, kept)
+	return true
+}
+
+// done ends the wait of what was held for a message from that address.
+func (d *discoIO) done(from netip.AddrPort) {
+	d.mu.Lock()
+	if d.queued[from]--; d.queued[from] <= 0 {
+		delete(d.queued, from)
+	}
+	var ready []inbound
+	for i := 0; i < len(d.held); {
+		if d.held[i].from.UDP != from {
+			i++
+			continue
+		}
+		ready = append(ready, d.held[i])
+		d.held = slices.Delete(d.held, i, i+1)
+	}
+	d.mu.Unlock()
+	for _, in := range ready {
+		d.c.enqueue(in)
 	}
 }
 
@@ -108,6 +153,7 @@ func (d *discoIO) run(ctx context.Context) {
 			return
 		case p := <-d.queue:
 			d.handle(p)
+			d.done(p.from.UDP)
 		}
 	}
 }

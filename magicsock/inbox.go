@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
@@ -133,28 +132,4 @@ func (c *Conn) readFailed(s *udpconn.Conn, err error) bool {
 		c.log.Warn("udp rebind", "err", err)
 	}
 	return true
-}
-
-// writeUDP sends to a direct address. A refusal is told to the node map.
-func (c *Conn) writeUDP(b []byte, seg int, ecn uint8, to netip.AddrPort, node identity.NodeID) error {
-	s := c.socks.For(to.Addr())
-	var err error
-	if s == nil {
-		err = errors.ErrUnsupported
-	} else {
-		err = s.Write(b, seg, ecn, to)
-	}
-	switch {
-	case err == nil:
-		c.stats.sendUDP.Add(uint64(len(b)))
-		return nil
-	case errors.Is(err, net.ErrClosed):
-		return err
-	}
-	c.stats.sendErrors.Add(1)
-	c.log.Debug("udp send", "node", node, "to", to, "err", err)
-	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action {
-		return m.SendFailed(time.Now(), node, nodemap.UDPAddr(to))
-	}))
-	return nil
 }

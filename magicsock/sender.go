@@ -2,11 +2,14 @@ package magicsock
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
@@ -20,13 +23,43 @@ const (
 	bulk = 16 << 10
 )
 
+// writePayload sends to a direct address. A refusal is told to the node map.
+func (c *Conn) writePayload(b []byte, d destination) error {
+	err := c.write(b, d.seg, d.ecn, d.to)
+	switch {
+	case err == nil:
+		c.stats.sendUDP.Add(uint64(len(b)))
+		return nil
+	case errors.Is(err, net.ErrClosed):
+		return err
+	}
+	c.stats.sendErrors.Add(1)
+	c.log.Debug("udp send", "node", d.node, "to", d.to, "err", err)
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action {
+		return m.SendFailed(time.Now(), d.node, nodemap.UDPAddr(d.to))
+	}))
+	return nil
+}
+
+// errNoFamily says that there is no socket of that IP version.
+var errNoFamily = errors.New("no socket of that IP version")
+
+// writeSocket sends through the socket of the right family.
+func (c *Conn) writeSocket(b []byte, seg int, ecn uint8, to netip.AddrPort) error {
+	s := c.socks.For(to.Addr())
+	if s == nil {
+		return errNoFamily
+	}
+	return s.Write(b, seg, ecn, to)
+}
+
 // sender joins consecutive writes of one destination into larger sends: the
 // cost of a send is mostly that of the call, not of the bytes. Full batches go
 // through a goroutine, whose queue grows into larger sends while it is in the
 // kernel; anything else is sent by the caller, without a hop, unless the
 // queue would be overtaken.
 type sender struct {
-	send func(b []byte, seg int, ecn uint8, to netip.AddrPort, node identity.NodeID) error
+	send func(b []byte, d destination) error
 
 	mu      sync.Mutex // guards the fields below
 	more    sync.Cond  // the queue is not empty, or closed
@@ -51,7 +84,7 @@ type batch struct {
 	data []byte
 }
 
-func newSender(send func([]byte, int, uint8, netip.AddrPort, identity.NodeID) error) *sender {
+func newSender(send func([]byte, destination) error) *sender {
 	s := &sender{send: send}
 	s.more.L, s.room.L = &s.mu, &s.mu
 	for range queuedSends + 1 {
@@ -75,7 +108,7 @@ func (s *sender) write(b []byte, d destination) error {
 			return nil
 		case s.directLocked(b):
 			s.mu.Unlock()
-			return s.send(b, d.seg, d.ecn, d.to, d.node)
+			return s.send(b, d)
 		case len(s.queue) < queuedSends:
 			s.pushLocked(b, d)
 			s.mu.Unlock()
@@ -134,7 +167,7 @@ func (s *sender) run(ctx context.Context) {
 		s.busy = true
 		s.mu.Unlock()
 		// An error is that of a closed socket: the next write will see it.
-		_ = s.send(e.data, e.seg, e.ecn, e.to, e.node)
+		_ = s.send(e.data, e.destination)
 		s.mu.Lock()
 		s.busy = false
 		s.free = append(s.free, e)

@@ -120,3 +120,20 @@ func TestBurstIsOneLook(t *testing.T) {
 		}
 	})
 }
+
+func TestClosed(t *testing.T) {
+	m, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.Run(ctx); err != nil {
+		t.Errorf("run after close: %v", err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,8 +21,10 @@ const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFA
 // netlinkSource holds a socket that hears announcements and one that asks.
 type netlinkSource struct {
 	events *os.File
-	ask    *netlink.Handle
 	buf    []byte // of wait
+
+	mu  sync.Mutex      // guards ask, which takes one question at a time
+	ask *netlink.Handle // nil after Close
 }
 
 func newSource() (source, error) {
@@ -62,6 +65,11 @@ func (s *netlinkSource) wait() error {
 }
 
 func (s *netlinkSource) interfaces() ([]Interface, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ask == nil {
+		return nil, os.ErrClosed
+	}
 	links, err := s.ask.LinkList()
 	if err != nil {
 		return nil, err
@@ -95,6 +103,11 @@ func prefix(n *net.IPNet) (netip.Prefix, bool) {
 
 // routes lists the default routes of the main table.
 func (s *netlinkSource) routes() ([]route, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ask == nil {
+		return nil, os.ErrClosed
+	}
 	var list []route
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		all, err := s.ask.RouteList(nil, family)
@@ -131,6 +144,9 @@ func hops(r netlink.Route) []route {
 
 func (s *netlinkSource) Close() error {
 	err := s.events.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.ask.Close()
+	s.ask = nil
 	return err
 }
