@@ -1,0 +1,224 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodetun/nodetun/endpoint"
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/rules"
+	"github.com/nodetun/nodetun/internal/vnet"
+	"github.com/nodetun/nodetun/internal/wire"
+	"github.com/nodetun/nodetun/netstack"
+	"github.com/nodetun/nodetun/routing"
+)
+
+// Link is the host's side of the tunnel: a TUN device, or a fake of one.
+type Link interface {
+	// Read fills buf with the next packet of the host, unsplit, and returns the
+	// part of buf that holds it. One caller at a time.
+	Read(buf []byte) (vnet.Header, []byte, error)
+	// Write gives the host one packet in parts; it keeps none of them. It may
+	// be called concurrently.
+	Write(h vnet.Header, parts ...[]byte) error
+	// Close ends a waiting Read.
+	Close() error
+}
+
+// Config says what an Engine works with. Everything without a default in its
+// comment is required.
+type Config struct {
+	Endpoint *endpoint.Endpoint
+	Link     Link
+	Table    *routing.Table
+	// MTU is that of the link in bytes. Zero: 1420.
+	MTU int
+	// Version and Name are told to peers in the hello. Both may be empty.
+	Version, Name string
+	// Instance tells one start of this node from another: 16 random bytes.
+	Instance [16]byte
+	// Logger defaults to slog.Default.
+	Logger *slog.Logger
+}
+
+// Peer is one entry of the list of peers.
+type Peer struct {
+	ID identity.NodeID
+	// Name is the petname, for logs only.
+	Name string
+	// Rules say what the peer may reach on this host. None at all: the peer is
+	// denied, its connections are refused with code 5.
+	Rules rules.Rules
+	// Addr holds what is known of where it is; its ID is ignored.
+	Addr identity.NodeAddr
+}
+
+// Engine carries packets and flows between this host and its peers.
+type Engine struct {
+	cfg   Config
+	log   *slog.Logger
+	stack *netstack.Stack
+	count counters
+
+	// life ends when Run does; every goroutine below Run lives in tasks.
+	life  context.Context
+	end   context.CancelFunc
+	tasks sync.WaitGroup
+
+	// peers is replaced whole, never changed: reading it needs no lock.
+	peers atomic.Pointer[map[identity.NodeID]*peer]
+	// mu guards the replacing of peers.
+	mu sync.Mutex
+}
+
+// defaultMTU leaves room for the outer headers on a path of 1500 bytes.
+const defaultMTU = 1420
+
+// New makes an Engine with no peers. It starts nothing.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Endpoint == nil || cfg.Link == nil || cfg.Table == nil {
+		return nil, errors.New("engine: endpoint, link and table are required")
+	}
+	if cfg.MTU == 0 {
+		cfg.MTU = defaultMTU
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	e := &Engine{cfg: cfg, log: cfg.Logger}
+	e.life, e.end = context.WithCancel(context.Background())
+	e.peers.Store(&map[identity.NodeID]*peer{})
+	stack, err := netstack.New(netstack.Config{
+		MTU:    cfg.MTU,
+		Write:  cfg.Link.Write,
+		Accept: e.acceptFromHost,
+		Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	e.stack = stack
+	return e, nil
+}
+
+// Run carries traffic until ctx ends or the link breaks. Before it returns it
+// closes the link, tells the peers that it goes (code 4) and waits for all it
+// started. It may be called once.
+func (e *Engine) Run(ctx context.Context) error {
+	var linkErr error
+	e.tasks.Go(func() {
+		linkErr = e.readLink()
+		e.end()
+	})
+	e.tasks.Go(e.acceptLoop)
+	select {
+	case <-ctx.Done():
+	case <-e.life.Done():
+	}
+	stopping := ctx.Err() != nil
+	for _, p := range *e.peers.Load() {
+		p.shutdown(wire.CloseShuttingDown, "shutting down")
+	}
+	e.end()
+	e.cfg.Link.Close()
+	e.stack.Close()
+	e.tasks.Wait()
+	if stopping {
+		return nil
+	}
+	return linkErr
+}
+
+// SetPeers replaces the list of peers. Before it returns, removed and denied
+// peers are disconnected and refused, and every flow that the new rules do not
+// allow has ended (S16).
+func (e *Engine) SetPeers(list []Peer) {
+	e.mu.Lock()
+	old := *e.peers.Load()
+	next := make(map[identity.NodeID]*peer, len(list))
+	var fresh []*peer
+	for _, entry := range list {
+		p := old[entry.ID]
+		if p == nil {
+			p = newPeer(e, entry.ID)
+			fresh = append(fresh, p)
+		}
+		next[entry.ID] = p
+	}
+	e.peers.Store(&next)
+	e.mu.Unlock()
+
+	for _, entry := range list {
+		next[entry.ID].configure(entry)
+	}
+	for id, p := range old {
+		if next[id] == nil {
+			p.shutdown(wire.CloseDenied, "forgotten")
+			e.cfg.Endpoint.Socket().Forget(id)
+		}
+	}
+	e.greet(fresh)
+}
+
+// greetLimit bounds how many peers are dialled because the node started, and
+// greetPing how many are sent a disco ping.
+const greetLimit = 32
+
+// greet finds out at once where new peers are: a start should show who
+// answers, and a peer that still holds a connection to an earlier run of this
+// node must be able to reach it for a reset (S4).
+func (e *Engine) greet(fresh []*peer) {
+	for i, p := range fresh {
+		if !p.allowed() {
+			continue
+		}
+		e.cfg.Endpoint.Socket().Ping(p.id)
+		if i < greetLimit && p.hasAddress() {
+			e.tasks.Go(p.greet)
+		}
+	}
+}
+
+// Admit reports whether packets of the node may be answered at all (S6): it
+// is a peer, denied ones included, who are told so.
+func (e *Engine) Admit(id identity.NodeID) bool { return e.peer(id) != nil }
+
+// peer returns the entry of a node, nil when it is none of our peers.
+func (e *Engine) peer(id identity.NodeID) *peer { return (*e.peers.Load())[id] }
+
+// ends returns the addresses of this host and the peer, as this host sees them.
+func (e *Engine) ends(id identity.NodeID) (wire.Ends, bool) {
+	remote, ok := e.cfg.Table.Entry(id)
+	if !ok {
+		return wire.Ends{}, false
+	}
+	self := e.cfg.Table.Self()
+	return wire.Ends{Local6: self.V6, Remote6: remote.V6, Local4: self.V4, Remote4: remote.V4}, true
+}
+
+// sorted returns the peers in the order of their NodeIDs.
+func (e *Engine) sorted() []*peer {
+	return slices.SortedFunc(maps.Values(*e.peers.Load()), func(a, b *peer) int { return a.id.Compare(b.id) })
+}
+
+// acceptLoop takes connections of peers until the engine's life ends.
+func (e *Engine) acceptLoop() {
+	for {
+		conn, err := e.cfg.Endpoint.Accept(e.life)
+		if err != nil {
+			if e.life.Err() == nil {
+				e.log.Error("no more connections can be accepted", "err", err)
+			}
+			return
+		}
+		began := time.Now()
+		e.tasks.Go(func() { e.accept(conn, began) })
+	}
+}

@@ -1,0 +1,345 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/nodetun/nodetun/endpoint"
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/wire"
+	"github.com/nodetun/nodetun/netstack"
+)
+
+// Time limits of opening a flow.
+const (
+	openTimeout = 35 * time.Second // how long the opener waits for the answer
+	dialForPeer = 30 * time.Second // how long the acceptor tries to connect
+)
+
+// flow is one TCP connection of the overlay: netstack on one side, a QUIC
+// stream on the other. Two goroutines copy, one each way.
+type flow struct {
+	peer   *peer
+	local  *netstack.Flow
+	stream *endpoint.Stream
+	// inbound: the peer opened it, to this port of ours.
+	inbound bool
+	port    uint16
+	// cancel ends an opening that is under way; aborted is closed by abort.
+	cancel  context.CancelFunc
+	once    sync.Once
+	aborted chan struct{}
+}
+
+func newFlow(p *peer, inbound bool, port uint16, cancel context.CancelFunc) *flow {
+	return &flow{peer: p, inbound: inbound, port: port, cancel: cancel, aborted: make(chan struct{})}
+}
+
+// abort ends the flow at once, in whatever state it is; it does not wait.
+func (f *flow) abort() {
+	f.once.Do(func() {
+		close(f.aborted)
+		f.cancel()
+	})
+}
+
+// acceptFromHost takes a TCP connection that a program of this host opens into
+// the overlay. It runs on a goroutine of its own, the SYN still unanswered.
+func (e *Engine) acceptFromHost(pending *netstack.Pending) {
+	id, known := e.cfg.Table.Lookup(pending.Dst().Addr())
+	p := e.peer(id)
+	if !known || p == nil || !e.isSelf(pending.Src().Addr()) {
+		e.count.drop(dropNoPeer)
+		pending.Unreachable(netstack.NoRoute)
+		return
+	}
+	ctx, cancel := context.WithTimeout(e.life, openTimeout)
+	defer cancel()
+	f := newFlow(p, false, pending.Dst().Port(), cancel)
+	if !p.addFlow(f) {
+		pending.Reset()
+		return
+	}
+	defer p.removeFlow(f)
+	e.tasks.Go(func() { // the caller gives up: so do we
+		select {
+		case <-pending.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	stream, s, answer := p.openFlow(ctx, pending.Src(), pending.Dst())
+	if answer.Status != wire.StatusOK {
+		e.refuseHost(pending, p, answer)
+		return
+	}
+	local, err := pending.Accept()
+	if err != nil {
+		resetStream(stream)
+		return
+	}
+	f.local, f.stream = local, stream
+	s.flows.Add(1)
+	defer s.flows.Add(-1)
+	f.copyBoth()
+}
+
+// refuseHost ends the handshake of a program of this host with what the peer
+// answered.
+func (e *Engine) refuseHost(pending *netstack.Pending, p *peer, answer wire.Answer) {
+	e.log.Debug("flow refused", "peer", p.id, "status", answer.Status, "reason", answer.Reason)
+	switch answer.Status {
+	case wire.StatusHostUnreachable, wire.StatusTimeout:
+		pending.Unreachable(netstack.HostUnreachable)
+	case wire.StatusNetUnreachable:
+		pending.Unreachable(netstack.NoRoute)
+	default:
+		pending.Reset()
+	}
+}
+
+// openFlow asks the peer for a connection. A connection to the peer that dies
+// before the answer came is tried once more on the next one: the node has
+// restarted, or the connection was replaced.
+func (p *peer) openFlow(ctx context.Context, src, dst netip.AddrPort) (*endpoint.Stream, *session, wire.Answer) {
+	header := wire.FlowHeader{V4: dst.Addr().Is4(), SrcPort: src.Port(), DstPort: dst.Port()}
+	for try := 0; ; try++ {
+		s, err := p.connect(ctx)
+		if err != nil {
+			return nil, nil, wire.Answer{Status: wire.StatusHostUnreachable, Reason: err.Error()}
+		}
+		stream, answer, err := s.request(ctx, header)
+		if err == nil {
+			return stream, s, answer
+		}
+		if try == 0 && s.replaceable() && ctx.Err() == nil {
+			continue
+		}
+		return nil, nil, wire.Answer{Status: wire.StatusTimeout, Reason: err.Error()}
+	}
+}
+
+// replaceable reports whether the session ended in a way that says nothing
+// about the peer: a reset, a replacement, a shutdown.
+func (s *session) replaceable() bool {
+	if !s.ended() {
+		return false
+	}
+	closed, ok := endpoint.Cause(s.conn.CloseCause())
+	if !ok {
+		return false
+	}
+	if closed.Kind == endpoint.Reset {
+		return true
+	}
+	code := wire.CloseCode(closed.Code)
+	return closed.Kind == endpoint.Application && (code == wire.CloseReplaced || code == wire.CloseShuttingDown)
+}
+
+// request opens a stream for a flow and waits for the answer. The stream is
+// returned only with StatusOK.
+func (s *session) request(ctx context.Context, header wire.FlowHeader) (*endpoint.Stream, wire.Answer, error) {
+	stream, err := s.conn.OpenStream(ctx)
+	if err != nil {
+		return nil, wire.Answer{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { resetStream(stream) })
+	defer stop()
+	if _, err := stream.Write(wire.AppendFlowHeader(nil, header)); err != nil {
+		resetStream(stream)
+		return nil, wire.Answer{}, err
+	}
+	answer, err := wire.ReadAnswer(stream)
+	if err != nil || answer.Status != wire.StatusOK {
+		resetStream(stream)
+		return nil, answer, err
+	}
+	if !stop() {
+		return nil, wire.Answer{}, ctx.Err()
+	}
+	return stream, answer, nil
+}
+
+// resetStream ends both directions of a stream as a TCP reset does.
+func resetStream(stream *endpoint.Stream) {
+	stream.CancelWrite(wire.CodeFlowReset)
+	stream.CancelRead(wire.CodeFlowReset)
+}
+
+// acceptFlow serves a flow that the peer opens: it checks it, connects to the
+// program on this host from the peer's overlay address, and answers.
+func (s *session) acceptFlow(stream *endpoint.Stream) {
+	header, err := wire.ReadFlowHeader(stream)
+	if err != nil {
+		resetStream(stream)
+		return
+	}
+	_ = stream.SetReadDeadline(time.Time{})
+	src, dst, answer := s.checkFlow(header)
+	if answer.Status != wire.StatusOK {
+		s.answerFlow(stream, answer)
+		return
+	}
+	// The caller's giving up resets the stream, which ends its context.
+	ctx, cancel := context.WithTimeout(stream.Context(), dialForPeer)
+	defer cancel()
+	f := newFlow(s.peer, true, header.DstPort, cancel)
+	if !s.peer.addFlow(f) {
+		s.answerFlow(stream, wire.Answer{Status: wire.StatusTooManyFlows, Reason: "too many flows"})
+		return
+	}
+	defer s.peer.removeFlow(f)
+	local, err := s.peer.engine.stack.Dial(ctx, src, dst)
+	if err != nil {
+		s.answerFlow(stream, dialAnswer(err))
+		return
+	}
+	if _, err := stream.Write(wire.AppendAnswer(nil, wire.Answer{Status: wire.StatusOK})); err != nil {
+		local.Abort()
+		resetStream(stream)
+		return
+	}
+	f.local, f.stream = local, stream
+	s.flows.Add(1)
+	defer s.flows.Add(-1)
+	f.copyBoth()
+}
+
+// answerFlow refuses a flow.
+func (s *session) answerFlow(stream *endpoint.Stream, answer wire.Answer) {
+	_, _ = stream.Write(wire.AppendAnswer(nil, answer))
+	_ = stream.Close()
+	stream.CancelRead(wire.CodeFlowReset)
+}
+
+// checkFlow is S13 and the rules, for a flow: from exactly the sender's overlay
+// address to exactly ours.
+func (s *session) checkFlow(h wire.FlowHeader) (src, dst netip.AddrPort, answer wire.Answer) {
+	e, local, remote := s.peer.engine, s.ends.Local6, s.ends.Remote6
+	if h.V4 {
+		local, remote = s.ends.Local4, s.ends.Remote4
+	}
+	switch {
+	case !local.IsValid() || !remote.IsValid():
+		return src, dst, wire.Answer{Status: wire.StatusNetUnreachable, Reason: "no IPv4 on this side"}
+	case h.Src.IsValid() && h.Src != remote:
+		e.count.drop(dropSource)
+		return src, dst, wire.Answer{Status: wire.StatusDenied, Reason: "not your address"}
+	case h.Dst.IsValid() && h.Dst != local:
+		e.count.drop(dropDestination)
+		return src, dst, wire.Answer{Status: wire.StatusDenied, Reason: "not an address of this host"}
+	case !s.peer.access.Load().rules.Allows(protoTCP, h.DstPort):
+		e.count.drop(dropRules)
+		rule := ruleText(protoTCP, h.DstPort)
+		s.peer.logDenied(rule, time.Now())
+		return src, dst, wire.Answer{Status: wire.StatusDenied, Reason: rule + " is not allowed"}
+	}
+	return netip.AddrPortFrom(remote, h.SrcPort), netip.AddrPortFrom(local, h.DstPort), wire.Answer{}
+}
+
+// dialAnswer turns the error of a connect on this host into the peer's answer.
+func dialAnswer(err error) wire.Answer {
+	status := wire.StatusOther
+	switch {
+	case errors.Is(err, netstack.ErrRefused):
+		status = wire.StatusRefused
+	case errors.Is(err, netstack.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
+		status = wire.StatusTimeout
+	case errors.Is(err, netstack.ErrHostUnreachable):
+		status = wire.StatusHostUnreachable
+	case errors.Is(err, netstack.ErrNetUnreachable):
+		status = wire.StatusNetUnreachable
+	}
+	return wire.Answer{Status: status, Reason: identity.Clean(err.Error(), 120)}
+}
+
+// copyBoth moves bytes both ways until both directions have ended, or one of
+// them broke, or the flow was aborted.
+func (f *flow) copyBoth() {
+	var copies sync.WaitGroup
+	over := make(chan struct{})
+	copies.Go(f.hostToPeer)
+	copies.Go(f.peerToHost)
+	f.peer.engine.tasks.Go(func() {
+		select {
+		case <-f.aborted:
+			f.reset()
+		case <-f.peer.engine.life.Done():
+			f.reset()
+		case <-over:
+		}
+	})
+	copies.Wait()
+	close(over)
+	f.local.Close()
+}
+
+// reset ends both halves as a TCP reset does; the copies then end by
+// themselves.
+func (f *flow) reset() {
+	f.local.Abort()
+	resetStream(f.stream)
+}
+
+// hostToPeer copies what the program on this host sends.
+func (f *flow) hostToPeer() {
+	if err := copyGrowing(f.stream, f.local, &f.peer.tx); err != nil {
+		f.reset()
+		return
+	}
+	_ = f.stream.Close() // FIN
+}
+
+// peerToHost copies what the peer sends.
+func (f *flow) peerToHost() {
+	if err := copyGrowing(f.local, f.stream, &f.peer.rx); err != nil {
+		f.reset()
+		return
+	}
+	_ = f.local.CloseWrite() // FIN
+}
+
+// Sizes of copy buffers: a flow that fills its buffer gets one that is worth
+// its system calls, a quiet one keeps little.
+const (
+	smallCopy = 8 << 10
+	largeCopy = 256 << 10
+)
+
+var (
+	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopy); return &b }}
+	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeCopy); return &b }}
+)
+
+// counter adds up bytes; *atomic.Uint64 is one.
+type counter interface{ Add(n uint64) uint64 }
+
+// copyGrowing copies until src ends. It begins with a small buffer and changes
+// to a large one once a read fills that.
+func copyGrowing(dst io.Writer, src io.Reader, count counter) error {
+	pool, buf := &smallBuffers, smallBuffers.Get().(*[]byte)
+	defer func() { pool.Put(buf) }()
+	for {
+		n, err := src.Read(*buf)
+		if n > 0 {
+			count.Add(uint64(n))
+			if _, err := dst.Write((*buf)[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n == len(*buf) && pool == &smallBuffers {
+			pool.Put(buf)
+			pool, buf = &largeBuffers, largeBuffers.Get().(*[]byte)
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package engine
+
+import (
+	"testing"
+	"time"
+)
+
+func netstackCarrier() carrier { return carrierNetstack }
+func datagramCarrier() carrier { return carrierDatagram }
+
+func TestPinholeTimes(t *testing.T) {
+	type event struct {
+		at   time.Duration
+		send bool // else an answer, which must pass
+	}
+	key := flowKey{proto: protoUDP, local: 5000, remote: 53}
+	cases := []struct {
+		name   string
+		before []event
+		at     time.Duration
+		want   bool
+	}{
+		{"never sent", nil, 0, false},
+		{"one way, in time", []event{{0, true}}, 30 * time.Second, true},
+		{"one way, too late", []event{{0, true}}, 31 * time.Second, false},
+		{"two way, in time", []event{{0, true}, {time.Second, false}}, 180 * time.Second, true},
+		{"two way, too late", []event{{0, true}, {time.Second, false}}, 181 * time.Second, false},
+		{"answers do not renew (S16)", []event{{0, true}, {time.Second, false}, {179 * time.Second, false}}, 181 * time.Second, false},
+		{"our packets renew", []event{{0, true}, {time.Second, false}, {100 * time.Second, true}}, 279 * time.Second, true},
+	}
+	start := time.Unix(1_000_000, 0)
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			var table flowTable
+			for _, e := range tc.before {
+				if e.send {
+					table.outbound(key, 1, start.Add(e.at), false, datagramCarrier)
+				} else if !table.answers(key, 1, start.Add(e.at)) {
+					t.Fatalf("the answer at %v did not pass", e.at)
+				}
+			}
+			if got := table.answers(key, 1, start.Add(tc.at)); got != tc.want {
+				t.Errorf("answers = %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// S16: an entry judged under another generation of the rules is void.
+func TestFlowGeneration(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	key := flowKey{proto: protoUDP, local: 1, remote: 2}
+	table.outbound(key, 1, now, false, datagramCarrier)
+	if table.answers(key, 2, now) {
+		t.Error("an answer passed on an entry of older rules")
+	}
+	if got := table.outbound(key, 2, now, false, netstackCarrier); got != carrierNetstack {
+		t.Errorf("carrier = %v: the flow was not decided again", got)
+	}
+}
+
+func TestFlowCarrierStays(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	key := flowKey{proto: protoTCP, local: 1, remote: 22}
+	table.outbound(key, 1, now, false, netstackCarrier)
+	if got := table.outbound(key, 1, now, true, datagramCarrier); got != carrierNetstack {
+		t.Errorf("carrier = %v, want the one decided first", got)
+	}
+	later := now.Add(tcpEntryClosed + time.Second)
+	if got := table.outbound(key, 1, later, false, datagramCarrier); got != carrierDatagram {
+		t.Errorf("carrier = %v: the closed flow still holds its entry", got)
+	}
+}
+
+// S16: at most 4096 pinholes a peer, the one silent longest goes first.
+func TestFlowTableBounded(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	for i := range maxFlows + 100 {
+		table.outbound(flowKey{proto: protoUDP, local: uint16(i), remote: uint16(i >> 16)}, 1, now.Add(time.Duration(i)), false, datagramCarrier)
+	}
+	if table.size() != maxFlows {
+		t.Errorf("size = %d, want %d", table.size(), maxFlows)
+	}
+	if table.answers(flowKey{proto: protoUDP, local: 0}, 1, now) {
+		t.Error("the oldest entry survived")
+	}
+	if !table.answers(flowKey{proto: protoUDP, local: maxFlows + 99}, 1, now) {
+		t.Error("the newest entry is gone")
+	}
+}
+
+func BenchmarkFlowTableOutbound(b *testing.B) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	key := flowKey{proto: protoUDP, local: 1, remote: 2}
+	b.ReportAllocs()
+	for b.Loop() {
+		table.outbound(key, 1, now, false, datagramCarrier)
+	}
+}
+
+func TestFlowTableOutboundDoesNotAllocate(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	key := flowKey{proto: protoUDP, local: 1, remote: 2}
+	if n := testing.AllocsPerRun(100, func() { table.outbound(key, 1, now, false, datagramCarrier) }); n != 0 {
+		t.Errorf("%v allocations, want 0", n)
+	}
+}

@@ -1,0 +1,228 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/packet"
+	"github.com/nodetun/nodetun/internal/rules"
+	"github.com/nodetun/nodetun/internal/wire"
+)
+
+// access is what a peer may do here. It is never changed, only replaced.
+type access struct {
+	rules rules.Rules
+	// generation grows with every change of the rules (S16).
+	generation uint64
+	// denied: no connection with this peer, in either direction.
+	denied bool
+}
+
+// peer is everything the engine knows of one peer.
+type peer struct {
+	engine *Engine
+	id     identity.NodeID
+
+	access atomic.Pointer[access]
+	table  flowTable
+	rx, tx atomic.Uint64 // payload bytes: IP packets, and bytes of TCP flows
+	// lastSeen is when something of the peer last arrived, in Unix nanoseconds.
+	lastSeen atomic.Int64
+	denials  rate
+
+	// fragments judges packets that come in pieces; only the reader of the
+	// peer's datagrams uses it, under fragmentMu as there may be two sessions.
+	fragmentMu sync.Mutex
+	fragments  packet.Reassembler
+
+	// current is the session that new traffic takes; written under mu.
+	current atomic.Pointer[session]
+
+	// mu guards the fields below.
+	mu       sync.Mutex
+	name     string
+	addr     identity.NodeAddr
+	sessions []*session // all that are up, current included
+	attempt  *attempt   // the dial that runs now, nil if none
+	waiting  [][]byte   // packets that wait for it
+	flows    map[*flow]struct{}
+	lastErr  string
+	refused  bool // the peer itself said no
+	theirs   []string
+	theyName string
+	// checked and reachable remember what the socket said of the peer last.
+	checked   time.Time
+	reachable bool
+}
+
+// Limits of what waits for a dial.
+const (
+	maxWaiting = 64
+	maxTCP     = 4096 // flows of one peer
+)
+
+func newPeer(e *Engine, id identity.NodeID) *peer {
+	p := &peer{engine: e, id: id, flows: make(map[*flow]struct{}), reachable: true}
+	p.access.Store(&access{denied: true})
+	return p
+}
+
+// configure applies an entry of the list of peers.
+func (p *peer) configure(entry Peer) {
+	entry.Addr.ID = p.id
+	p.mu.Lock()
+	p.name, p.addr = entry.Name, entry.Addr
+	p.mu.Unlock()
+	if len(entry.Addr.Direct) > 0 || !entry.Addr.Relay.IsZero() {
+		if err := p.engine.cfg.Endpoint.Socket().AddNodeAddr(entry.Addr, "peers"); err != nil {
+			p.fail("the address given for it cannot be used: "+err.Error(), false)
+		}
+	}
+	old := p.access.Load()
+	if slices.Equal(old.rules.Strings(), entry.Rules.Strings()) && old.generation > 0 {
+		return
+	}
+	next := &access{rules: entry.Rules, generation: old.generation + 1, denied: entry.Rules.Empty()}
+	p.access.Store(next)
+	if next.denied {
+		p.shutdown(wire.CloseDenied, "denied")
+		return
+	}
+	p.judgeFlows(next)
+	for _, s := range p.live() {
+		s.tellRules(next.rules)
+	}
+}
+
+// allowed reports whether this host talks with the peer at all.
+func (p *peer) allowed() bool { return !p.access.Load().denied }
+
+// hasAddress reports whether an address or a relay of the peer was configured.
+func (p *peer) hasAddress() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.addr.Direct) > 0 || !p.addr.Relay.IsZero()
+}
+
+// judgeFlows ends the running inbound flows that the rules no longer allow.
+func (p *peer) judgeFlows(a *access) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for f := range p.flows {
+		if f.inbound && !a.rules.Allows(protoTCP, f.port) {
+			f.abort()
+		}
+	}
+}
+
+// shutdown ends everything that runs with the peer.
+func (p *peer) shutdown(code wire.CloseCode, reason string) {
+	p.mu.Lock()
+	sessions := slices.Clone(p.sessions)
+	waiting := p.waiting
+	p.waiting = nil
+	if p.attempt != nil {
+		p.attempt.cancel()
+	}
+	for f := range p.flows {
+		f.abort()
+	}
+	p.mu.Unlock()
+	p.table.clear()
+	for _, s := range sessions {
+		s.goodbye(code, reason)
+	}
+	p.reject(waiting)
+}
+
+// addFlow registers a running flow, unless the peer has too many or is denied.
+func (p *peer) addFlow(f *flow) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.flows) >= maxTCP || p.access.Load().denied {
+		return false
+	}
+	p.flows[f] = struct{}{}
+	return true
+}
+
+func (p *peer) removeFlow(f *flow) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.flows, f)
+}
+
+// live returns the sessions that are up.
+func (p *peer) live() []*session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.sessions)
+}
+
+// fail remembers why the peer cannot be used now. refused: by its own word.
+func (p *peer) fail(text string, refused bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lastErr, p.refused = text, refused
+}
+
+// saw notes a sign of life.
+func (p *peer) saw(now time.Time) { p.lastSeen.Store(now.UnixNano()) }
+
+// answering reports whether the socket still believes that the peer answers.
+// The socket is asked once a second at most.
+func (p *peer) answering() bool {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Sub(p.checked) >= time.Second {
+		p.checked = now
+		info, known := p.engine.cfg.Endpoint.Socket().Remote(p.id)
+		p.reachable = !known || !info.Unreachable
+	}
+	return p.reachable
+}
+
+// enqueue keeps a packet until a session is up, and sees that one comes.
+func (p *peer) enqueue(ip []byte) {
+	p.mu.Lock()
+	full := len(p.waiting) >= maxWaiting
+	if !full {
+		p.waiting = append(p.waiting, slices.Clone(ip))
+	}
+	p.mu.Unlock()
+	if full {
+		p.engine.count.drop(dropQueue)
+	}
+	p.dialInBackground()
+}
+
+// flushWaiting sends what waited through the session.
+func (p *peer) flushWaiting(s *session) {
+	p.mu.Lock()
+	waiting := p.waiting
+	p.waiting = nil
+	p.mu.Unlock()
+	for _, ip := range waiting {
+		s.sendPacket(ip)
+	}
+}
+
+// reject answers packets that cannot be delivered with ICMP unreachable.
+func (p *peer) reject(waiting [][]byte) {
+	for _, ip := range waiting {
+		p.engine.count.drop(dropUnreachable)
+		p.engine.answerICMP(ip, packet.HostUnreachable)
+	}
+}
+
+// greet dials once, for no traffic's sake.
+func (p *peer) greet() {
+	ctx, cancel := context.WithTimeout(p.engine.life, dialTimeout)
+	defer cancel()
+	_, _ = p.connect(ctx) // the outcome is in lastErr
+}

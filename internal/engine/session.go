@@ -1,0 +1,315 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodetun/nodetun/endpoint"
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/rules"
+	"github.com/nodetun/nodetun/internal/wire"
+)
+
+// session is one QUIC connection with a peer. Its goroutines are owned by run.
+type session struct {
+	peer *peer
+	conn *endpoint.Connection
+	// dialler is the node that dialled; began and up bound the handshake.
+	dialler   identity.NodeID
+	began, up time.Time
+	// instance and name are those of the peer's hello.
+	instance string
+	ends     wire.Ends
+
+	flows   atomic.Int64 // TCP flows on this connection
+	out     chan *[]byte // datagrams to send, drop when full
+	splitID atomic.Uint32
+	joiner  wire.Joiner // only readDatagrams uses it
+	pings   pings
+	// messages go out on the control stream in order.
+	messages chan []byte
+	control  *endpoint.SendStream
+	incoming *endpoint.ReceiveStream
+	closing  sync.Once
+}
+
+// Queues of a session.
+const (
+	datagramQueue = 256 // packets; what does not fit is dropped, as a full interface queue does
+	messageQueue  = 16
+)
+
+func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, began time.Time) (*session, error) {
+	ends, ok := p.engine.ends(p.id)
+	if !ok {
+		return nil, fmt.Errorf("no overlay address for %s", p.id.Short())
+	}
+	return &session{
+		peer: p, conn: conn, dialler: dialler, began: began, ends: ends,
+		out: make(chan *[]byte, datagramQueue), messages: make(chan []byte, messageQueue),
+	}, nil
+}
+
+// features are what this program announces.
+var features = []string{"split/1"}
+
+// sendHello opens our control stream.
+func (s *session) sendHello(ctx context.Context) error {
+	stream, err := s.conn.OpenUniStream(ctx)
+	if err != nil {
+		return err
+	}
+	cfg := &s.peer.engine.cfg
+	hello := wire.Hello{
+		Version: cfg.Version, Instance: hex.EncodeToString(cfg.Instance[:]), Features: features,
+		Name: cfg.Name, MTU: cfg.MTU,
+	}
+	frame, err := wire.AppendMessage(wire.AppendKind(nil, wire.StreamControl), wire.TypeHello, hello)
+	if err != nil {
+		return err
+	}
+	_ = stream.SetWriteDeadline(deadline(ctx))
+	_, err = stream.Write(frame)
+	_ = stream.SetWriteDeadline(time.Time{})
+	s.control = stream
+	return err
+}
+
+// readHello takes the peer's control stream and its first message.
+func (s *session) readHello(ctx context.Context) error {
+	stream, err := s.conn.AcceptUniStream(ctx)
+	if err != nil {
+		return err
+	}
+	_ = stream.SetReadDeadline(deadline(ctx))
+	defer stream.SetReadDeadline(time.Time{})
+	kind, err := wire.ReadKind(stream)
+	if err != nil {
+		return err
+	}
+	if kind != wire.StreamControl {
+		return fmt.Errorf("%w: the first stream has kind %#x", wire.ErrProtocol, kind)
+	}
+	t, body, err := wire.ReadMessage(stream, wire.MaxMessage)
+	if err != nil {
+		return err
+	}
+	var hello wire.Hello
+	if t != wire.TypeHello {
+		return fmt.Errorf("%w: message %d before hello", wire.ErrProtocol, t)
+	}
+	if err := json.Unmarshal(body, &hello); err != nil {
+		return fmt.Errorf("%w: hello: %w", wire.ErrProtocol, err)
+	}
+	if b, err := hex.DecodeString(hello.Instance); err != nil || len(b) != 16 {
+		return fmt.Errorf("%w: hello without an instance", wire.ErrProtocol)
+	}
+	s.instance, s.incoming = hello.Instance, stream
+	s.peer.setTheirName(identity.Clean(hello.Name, 63))
+	return nil
+}
+
+func (p *peer) setTheirName(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.theyName = name
+}
+
+// deadline is ctx's, or none.
+func deadline(ctx context.Context) time.Time {
+	at, _ := ctx.Deadline()
+	return at
+}
+
+// run serves the session until its connection ends.
+func (s *session) run() {
+	ctx := s.conn.Context()
+	var tasks sync.WaitGroup
+	tasks.Go(func() { s.readDatagrams(ctx) })
+	tasks.Go(func() { s.writeDatagrams(ctx) })
+	tasks.Go(func() { s.acceptStreams(ctx, &tasks) })
+	tasks.Go(func() { s.acceptUniStreams(ctx) })
+	tasks.Go(func() { s.writeMessages(ctx) })
+	tasks.Go(s.readMessages)
+	<-ctx.Done()
+	s.peer.left(s, s.conn.CloseCause())
+	tasks.Wait()
+}
+
+// ended reports whether the connection is over.
+func (s *session) ended() bool { return s.conn.Context().Err() != nil }
+
+// close ends the connection; the first reason counts.
+func (s *session) close(code wire.CloseCode, reason string) {
+	s.closing.Do(func() { s.conn.Close(uint64(code), reason) })
+}
+
+// goodbye ends the connection for a reason that concerns the peer.
+func (s *session) goodbye(code wire.CloseCode, reason string) { s.close(code, reason) }
+
+// violation closes the connection because the peer broke the protocol.
+func (s *session) violation(err error) {
+	s.close(wire.CloseProtocol, identity.Clean(err.Error(), 120))
+	s.peer.engine.log.Warn("a peer broke the protocol", "peer", s.peer.id, "err", identity.Clean(err.Error(), 200))
+}
+
+// retire closes a replaced session once the winner has proved that it works
+// and the last flow on this one has ended.
+func (s *session) retire(winner *session) {
+	for winner.pingOnce(winner.conn.Context(), time.Second) != nil {
+		if winner.ended() || s.ended() {
+			return
+		}
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for s.flows.Load() > 0 {
+		select {
+		case <-s.conn.Context().Done():
+			return
+		case <-winner.conn.Context().Done():
+			return
+		case <-tick.C:
+		}
+	}
+	s.close(wire.CloseReplaced, "replaced")
+}
+
+// send queues a control message; a peer that does not read them is cut off.
+func (s *session) send(t wire.MessageType, v any) {
+	frame, err := wire.AppendMessage(nil, t, v)
+	if err != nil {
+		s.peer.engine.log.Error("control message not sent", "type", t, "err", err)
+		return
+	}
+	select {
+	case s.messages <- frame:
+	default:
+		s.violation(fmt.Errorf("%w: the control stream is not read", wire.ErrProtocol))
+	}
+}
+
+// tellRules sends what the peer may do here.
+func (s *session) tellRules(r rules.Rules) { s.send(wire.TypeRules, wire.Rules{Rules: r.Strings()}) }
+
+func (s *session) writeMessages(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case frame := <-s.messages:
+			if _, err := s.control.Write(frame); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// readMessages serves the peer's control stream. Types that are not known are
+// skipped, so that newer nodes may say more.
+func (s *session) readMessages() {
+	for {
+		t, body, err := wire.ReadMessage(s.incoming, wire.MaxMessage)
+		if err != nil {
+			if !s.ended() {
+				s.violation(fmt.Errorf("%w: control stream: %w", wire.ErrProtocol, err))
+			}
+			return
+		}
+		if t != wire.TypeRules {
+			continue
+		}
+		var r wire.Rules
+		if err := json.Unmarshal(body, &r); err != nil {
+			s.violation(fmt.Errorf("%w: rules: %w", wire.ErrProtocol, err))
+			return
+		}
+		s.peer.setTheirRules(r.Rules)
+	}
+}
+
+// setTheirRules remembers what the peer lets this host do, for status only.
+func (p *peer) setTheirRules(list []string) {
+	cleaned := make([]string, 0, min(len(list), 64))
+	for _, rule := range list[:min(len(list), 64)] {
+		cleaned = append(cleaned, identity.Clean(rule, 32))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.theirs = cleaned
+}
+
+// acceptUniStreams refuses every stream but the first control stream, which
+// the handshake took.
+func (s *session) acceptUniStreams(ctx context.Context) {
+	for {
+		stream, err := s.conn.AcceptUniStream(ctx)
+		if err != nil {
+			return
+		}
+		stream.CancelRead(wire.CodeUnknownStream)
+	}
+}
+
+// acceptStreams serves the streams that the peer opens.
+func (s *session) acceptStreams(ctx context.Context, tasks *sync.WaitGroup) {
+	for {
+		stream, err := s.conn.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		tasks.Go(func() { s.serveStream(stream) })
+	}
+}
+
+// headerTimeout bounds how long a new stream may take to say what it is.
+const headerTimeout = 10 * time.Second
+
+func (s *session) serveStream(stream *endpoint.Stream) {
+	_ = stream.SetReadDeadline(time.Now().Add(headerTimeout))
+	kind, err := wire.ReadKind(stream)
+	switch {
+	case err != nil:
+		refuseStream(stream)
+	case kind == wire.StreamFlow:
+		s.acceptFlow(stream)
+	case kind == wire.StreamRequest:
+		s.serveRequest(stream)
+	default:
+		refuseStream(stream)
+	}
+}
+
+// refuseStream ends a stream of a kind that is not known.
+func refuseStream(stream *endpoint.Stream) {
+	stream.CancelRead(wire.CodeUnknownStream)
+	stream.CancelWrite(wire.CodeUnknownStream)
+}
+
+// maxRequest bounds the message of a request stream.
+const maxRequest = 1024
+
+// serveRequest answers a request: one message up, one back.
+func (s *session) serveRequest(stream *endpoint.Stream) {
+	t, body, err := wire.ReadMessage(stream, maxRequest)
+	if err != nil || t != wire.TypePing {
+		refuseStream(stream)
+		return
+	}
+	frame, err := wire.AppendMessage(nil, t, json.RawMessage(bytes.TrimSpace(body)))
+	if err != nil {
+		refuseStream(stream)
+		return
+	}
+	_, _ = stream.Write(frame)
+	_ = stream.Close()
+	_, _ = io.CopyN(io.Discard, stream, 1) // the FIN
+	stream.CancelRead(wire.CodeUnknownStream)
+}
