@@ -33,7 +33,7 @@ func (s *Stack) Inject(h vnet.Header, ip []byte) {
 			s.link.badChecksum.Add(1)
 			return
 		}
-		s.link.deliver(ip)
+		s.link.deliver(ip, tcpEnd(ip, l4))
 	case proto == protoICMP && ip[0]>>4 == 4, proto == protoICMPv6 && ip[0]>>4 == 6:
 		s.icmp(ip, l4)
 	default:
@@ -65,6 +65,15 @@ func transport(ip []byte) (proto uint8, l4 int) {
 	return none, 0
 }
 
+// tcpEnd is where the TCP header ends that begins at l4; where the packet ends,
+// if it is cut off.
+func tcpEnd(ip []byte, l4 int) int {
+	if len(ip) < l4+20 {
+		return len(ip)
+	}
+	return min(l4+int(ip[l4+12]>>4)*4, len(ip))
+}
+
 // icmp handles an ICMP error: one about a connection that is being dialled
 // fails the dial, "too big" goes to gVisor, which shortens its segments. Others
 // are ignored, as RFC 1122 section 4.2.3.9 wants it for open connections.
@@ -77,7 +86,7 @@ func (s *Stack) icmp(ip []byte, l4 int) {
 	kind, code := ip[l4], ip[l4+1]
 	switch {
 	case !v6 && kind == 3 && code == 4, v6 && kind == 2:
-		s.link.deliver(ip)
+		s.link.deliver(ip, len(ip))
 	case !v6 && kind == 3, v6 && kind == 1:
 		if key, ok := quoted(ip[l4+8:]); ok {
 			s.failDial(key, unreachableError(v6, code))

@@ -91,10 +91,11 @@ func (l *link) send(pkt *stack.PacketBuffer) {
 	l.parts.Put(p)
 }
 
-// deliver copies one packet into the stack. The copy's buffer is as small as
-// the packet: gVisor pools them by size, and an acknowledgement must not pin
-// 64 KiB.
-func (l *link) deliver(ip []byte) {
+// deliver copies one packet, whose headers end at head, into the stack. The
+// headers get a buffer of their own: gVisor copies the one they stand in as
+// soon as somebody shares it. The buffers are as small as what they hold, since
+// gVisor pools them by size and an acknowledgement must not pin 64 KiB.
+func (l *link) deliver(ip []byte, head int) {
 	l.mu.RLock()
 	dispatcher := l.dispatcher
 	l.mu.RUnlock()
@@ -105,7 +106,12 @@ func (l *link) deliver(ip []byte) {
 	if ip[0]>>4 == 6 {
 		proto = header.IPv6ProtocolNumber
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(buffer.NewViewWithData(ip))})
+	head = min(head, len(ip))
+	payload := buffer.MakeWithView(buffer.NewViewWithData(ip[:head]))
+	if head < len(ip) {
+		_ = payload.Append(buffer.NewViewWithData(ip[head:]))
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: payload})
 	dispatcher.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }
