@@ -234,9 +234,15 @@ func (p *peer) excessLocked(winner *session) []*session {
 // whether the newer began before the older was up; when they do not, both
 // sessions live until one of them closes its loser.
 func chooseSession(old, fresh *session) (winner, loser *session) {
-	switch {
-	case old == nil || old.ended():
+	if old == nil || old.ended() {
 		return fresh, nil
+	}
+	return chooseUp(old, fresh)
+}
+
+// chooseUp decides between two sessions that are both up.
+func chooseUp(old, fresh *session) (winner, loser *session) {
+	switch {
 	case old.instance != fresh.instance, old.dialler == fresh.dialler, fresh.began.After(old.up):
 		return fresh, old
 	case old.dialler.Compare(fresh.dialler) < 0:

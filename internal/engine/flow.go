@@ -73,6 +73,9 @@ func (e *Engine) acceptFromHost(pending *netstack.Pending) {
 		}
 	})
 	stream, s, answer := p.openFlow(ctx, pending.Src(), pending.Dst())
+	if s != nil {
+		defer s.flows.Add(-1)
+	}
 	if answer.Status != wire.StatusOK {
 		e.refuseHost(pending, p, answer)
 		return
@@ -83,8 +86,6 @@ func (e *Engine) acceptFromHost(pending *netstack.Pending) {
 		return
 	}
 	f.local, f.stream = local, stream
-	s.flows.Add(1)
-	defer s.flows.Add(-1)
 	f.copyBoth()
 }
 
@@ -102,7 +103,8 @@ func (e *Engine) refuseHost(pending *netstack.Pending, p *peer, answer wire.Answ
 	}
 }
 
-// openFlow asks the peer for a connection. A connection to the peer that dies
+// openFlow asks the peer for a connection. A session that it returns counts
+// the flow, which the caller takes off again. A connection to the peer that dies
 // before the answer came is tried once more on the next one: the node has
 // restarted, or the connection was replaced.
 func (p *peer) openFlow(ctx context.Context, src, dst netip.AddrPort) (*endpoint.Stream, *session, wire.Answer) {
@@ -110,17 +112,30 @@ func (p *peer) openFlow(ctx context.Context, src, dst netip.AddrPort) (*endpoint
 	for try := 0; ; try++ {
 		s, err := p.connect(ctx)
 		if err != nil {
-			return nil, nil, wire.Answer{Status: wire.StatusHostUnreachable, Reason: err.Error()}
+			return nil, nil, p.connectAnswer(err)
 		}
+		s.flows.Add(1)
 		stream, answer, err := s.request(ctx, header)
 		if err == nil {
 			return stream, s, answer
 		}
+		s.flows.Add(-1)
 		if try == 0 && s.replaceable() && ctx.Err() == nil {
 			continue
 		}
 		return nil, nil, wire.Answer{Status: wire.StatusTimeout, Reason: err.Error()}
 	}
+}
+
+// connectAnswer tells a program of this host why there is no connection: a
+// refusal is one, silence is not.
+func (p *peer) connectAnswer(err error) wire.Answer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refused || errors.Is(err, errDenied) {
+		return wire.Answer{Status: wire.StatusDenied, Reason: p.lastErr}
+	}
+	return wire.Answer{Status: wire.StatusHostUnreachable, Reason: err.Error()}
 }
 
 // replaceable reports whether the session ended in a way that says nothing
@@ -173,6 +188,8 @@ func resetStream(stream *endpoint.Stream) {
 // acceptFlow serves a flow that the peer opens: it checks it, connects to the
 // program on this host from the peer's overlay address, and answers.
 func (s *session) acceptFlow(stream *endpoint.Stream) {
+	s.flows.Add(1)
+	defer s.flows.Add(-1)
 	header, err := wire.ReadFlowHeader(stream)
 	if err != nil {
 		resetStream(stream)
@@ -204,8 +221,6 @@ func (s *session) acceptFlow(stream *endpoint.Stream) {
 		return
 	}
 	f.local, f.stream = local, stream
-	s.flows.Add(1)
-	defer s.flows.Add(-1)
 	f.copyBoth()
 }
 

@@ -2,11 +2,11 @@ package engine
 
 import (
 	"errors"
-	"os"
 	"time"
 
 	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/internal/vnet"
+	"github.com/nodetun/nodetun/tun"
 )
 
 // readLink takes packets of the host until the link is closed.
@@ -14,7 +14,7 @@ func (e *Engine) readLink() error {
 	buf := make([]byte, vnet.HeaderLen+vnet.MaxPacket)
 	for {
 		h, ip, err := e.cfg.Link.Read(buf)
-		if errors.Is(err, os.ErrClosed) {
+		if errors.Is(err, tun.ErrClosed) {
 			return nil
 		}
 		if err != nil {

@@ -30,17 +30,22 @@ func (e *Engine) Ping(ctx context.Context, id identity.NodeID) (PingResult, erro
 	if p == nil {
 		return PingResult{}, ErrUnknownPeer
 	}
-	s, err := p.connect(ctx)
-	if err != nil {
-		return PingResult{}, p.explain(err)
+	for try := 0; ; try++ {
+		s, err := p.connect(ctx)
+		if err != nil {
+			return PingResult{}, p.explain(err)
+		}
+		began := time.Now()
+		err = s.pingOnce(ctx, 0)
+		if err == nil {
+			result := PingResult{RTT: time.Since(began)}
+			result.Path, result.Endpoint = e.path(id)
+			return result, nil
+		}
+		if try > 0 || !s.replaceable() {
+			return PingResult{}, err
+		}
 	}
-	began := time.Now()
-	if err := s.pingOnce(ctx, 0); err != nil {
-		return PingResult{}, err
-	}
-	result := PingResult{RTT: time.Since(began)}
-	result.Path, result.Endpoint = e.path(id)
-	return result, nil
 }
 
 // explain adds to the error of a dial what status would say.

@@ -218,7 +218,7 @@ func (s *session) readMessages() {
 	for {
 		t, body, err := wire.ReadMessage(s.incoming, wire.MaxMessage)
 		if err != nil {
-			if !s.ended() {
+			if _, closed := endpoint.Cause(err); !closed && !s.ended() {
 				s.violation(fmt.Errorf("%w: control stream: %w", wire.ErrProtocol, err))
 			}
 			return
