@@ -43,10 +43,13 @@ func (h *handler) RelayGone(id identity.NodeID) {
 }
 
 // RelayHealth keeps what the relay says, which usually is why it closes the
-// connection next.
+// connection next. Only the first text of a connection is logged: a relay may
+// send as many as it likes.
 func (h *handler) RelayHealth(text string) {
+	if h.health == "" {
+		h.link.actor.logger.Info("relay says", "relay", h.link.url.String(), "text", text)
+	}
 	h.health = text
-	h.link.actor.logger.Info("relay says", "relay", h.link.url.String(), "text", text)
 }
 
 // refusedError is the end of a connection that the relay gave a reason for.

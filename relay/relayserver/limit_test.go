@@ -2,12 +2,18 @@ package relayserver
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -208,6 +214,61 @@ func TestTLSOffersHTTP1Only(t *testing.T) {
 	head := make([]byte, 12)
 	if _, err := plain.Read(head); err != nil || string(head) != "HTTP/1.1 404" {
 		t.Errorf("%q, %v", head, err)
+	}
+}
+
+// With certificate files HTTPS serves the relay, and the HTTP port nothing but
+// the captive portal test.
+func TestCertificateFilesAndCaptivePort(t *testing.T) {
+	certificate := selfSigned(t)
+	key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cfg := Config{
+		CertFile: filepath.Join(dir, "relay.crt"), KeyFile: filepath.Join(dir, "relay.key"),
+		Addr: "127.0.0.1:0", CaptiveAddr: "127.0.0.1:0", STUNAddr: "none",
+		Access: Access{Mode: AccessEveryone},
+	}
+	for file, block := range map[string]*pem.Block{
+		cfg.CertFile: {Type: "CERTIFICATE", Bytes: certificate.Certificate[0]},
+		cfg.KeyFile:  {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	captive := s.captive.Addr().String()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}
+	for url, want := range map[string]int{
+		"https://" + s.Addr().String() + "/ping":         200,
+		"https://" + s.Addr().String() + "/generate_204": 404,
+		"http://" + captive + "/generate_204":            204,
+		"http://" + captive + "/ping":                    404,
+	} {
+		response, err := (&http.Client{Transport: transport}).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("%s: %s", url, response.Status)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
