@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -443,5 +444,113 @@ func BenchmarkNetnsSource(b *testing.B) {
 				})
 			}
 		})
+	}
+}
+
+// echo answers every flow with what it says.
+func echo(req *Pending) {
+	f, err := req.Accept()
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	buf := make([]byte, 4096)
+	for {
+		n, err := f.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := f.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// BenchmarkNetnsRoundTrip is one byte from a program to a flow and back.
+func BenchmarkNetnsRoundTrip(b *testing.B) {
+	h := newHost(b, echo)
+	conn, err := h.dial(b, netip.AddrPortFrom(behind4, 22), 5*time.Second)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := conn.Write([]byte{1}); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkNetnsConnect is a program that connects, and a flow that dials.
+func BenchmarkNetnsConnect(b *testing.B) {
+	b.Run("accept", func(b *testing.B) {
+		h := newHost(b, func(req *Pending) {
+			if f, err := req.Accept(); err == nil {
+				_, _ = f.Read(make([]byte, 1))
+				f.Close()
+			}
+		})
+		h.ns.Do(b, func() {
+			for b.Loop() {
+				conn, err := net.Dial("tcp", netip.AddrPortFrom(behind4, 22).String())
+				if err != nil {
+					b.Fatal(err)
+				}
+				_ = conn.(*net.TCPConn).SetLinger(0)
+				conn.Close()
+			}
+		})
+	})
+	b.Run("dial", func(b *testing.B) {
+		h := newHost(b, nil)
+		l := h.listen(b, kernel4)
+		dst := l.Addr().(*net.TCPAddr).AddrPort()
+		for b.Loop() {
+			f, err := h.Dial(b.Context(), netip.AddrPortFrom(behind4, 0), dst)
+			if err != nil {
+				b.Fatal(err)
+			}
+			conn, err := l.Accept()
+			if err != nil {
+				b.Fatal(err)
+			}
+			f.Abort()
+			conn.Close()
+		}
+	})
+}
+
+// BenchmarkNetnsIdleFlows tells what an open flow costs that does nothing.
+func BenchmarkNetnsIdleFlows(b *testing.B) {
+	const flows = 1000
+	for b.Loop() {
+		ready := make(chan struct{}, flows)
+		h := newHost(b, func(req *Pending) {
+			f, err := req.Accept()
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer f.Close()
+			ready <- struct{}{}
+			_, _ = f.Read(make([]byte, 1))
+		})
+		used := func() float64 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return float64(m.HeapInuse + m.StackInuse)
+		}
+		before := used()
+		for range flows {
+			if _, err := h.dial(b, netip.AddrPortFrom(behind4, 22), 5*time.Second); err != nil {
+				b.Fatal(err)
+			}
+			<-ready
+		}
+		b.ReportMetric((used()-before)/flows/1024, "KiB/flow")
 	}
 }
