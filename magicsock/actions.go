@@ -1,8 +1,6 @@
 package magicsock
 
 import (
-	"net/netip"
-
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/disco"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
@@ -57,22 +55,6 @@ func (c *Conn) sendDisco(node identity.NodeID, to nodemap.Addr, m disco.Message)
 
 // discoSpace holds any disco message but the longest.
 const discoSpace = 1280
-
-// maxCallMe is the most addresses that a call-me-maybe of ours names (S9).
-const maxCallMe = 32
-
-// callMeAddrs are the addresses to name to a node. Private ones are for peers
-// only (S11): to others they tell of the inside of a network.
-func (c *Conn) callMeAddrs(node identity.NodeID) []netip.AddrPort {
-	paired := c.cfg.Paired != nil && c.cfg.Paired(node)
-	var list []netip.AddrPort
-	for _, d := range c.addrs.list() {
-		if (paired || !isPrivate(d.Addr.Addr())) && len(list) < maxCallMe {
-			list = append(list, d.Addr)
-		}
-	}
-	return list
-}
 
 // resend sends the last packets of a node again, after an outage.
 func (c *Conn) resend(node identity.NodeID, r nodemap.Route) {

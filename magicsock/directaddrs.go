@@ -22,6 +22,7 @@ const (
 	AddrSTUN          AddrKind = "stun"           // as seen from outside
 	AddrPortmap       AddrKind = "portmap"        // of a port mapping
 	AddrSTUNLocalPort AddrKind = "stun4localport" // the outside address with the bound port
+	AddrPong          AddrKind = "pong"           // as peers of different networks agree to see it
 )
 
 // DirectAddr is one address at which this node may be reached.
@@ -36,6 +37,7 @@ type addrBook struct {
 
 	mu      sync.Mutex   // guards the fields below
 	found   []DirectAddr // by SetDirectAddrs
+	agreed  []DirectAddr // by what peers say
 	local   []DirectAddr
 	changed chan struct{} // closed and replaced at each change
 }
@@ -54,7 +56,7 @@ func (b *addrBook) list() []DirectAddr {
 
 func (b *addrBook) listLocked() []DirectAddr {
 	var list []DirectAddr
-	for _, d := range slices.Concat(b.found, b.local) {
+	for _, d := range slices.Concat(b.found, b.agreed, b.local) {
 		if !slices.ContainsFunc(list, func(e DirectAddr) bool { return e.Addr == d.Addr }) {
 			list = append(list, d)
 		}

@@ -35,6 +35,7 @@ type discoIO struct {
 	queued  map[netip.AddrPort]int // messages in the queue or being opened, by UDP source
 	held    []inbound
 	known   map[identity.NodeID]struct{} // nodes that are no strangers to an open endpoint
+	sweep   int                          // size of known at which to look for stale ones
 	limiter strangerLimit
 }
 
@@ -48,7 +49,7 @@ func newDiscoIO(c *Conn) *discoIO {
 	return &discoIO{
 		c: c, queue: make(chan discoPacket, discoQueue),
 		keys:  keyring{own: c.cfg.Key, entries: make(map[identity.NodeID]*list.Element)},
-		known: make(map[identity.NodeID]struct{}), queued: make(map[netip.AddrPort]int),
+		known: make(map[identity.NodeID]struct{}), queued: make(map[netip.AddrPort]int), sweep: firstSweep,
 	}
 }
 
@@ -132,11 +133,24 @@ func (d *discoIO) allowStranger(sender identity.NodeID, from nodemap.Addr) bool 
 	return d.limiter.allow(time.Now(), from.UDP.Addr())
 }
 
-// know exempts a node from the limits for strangers.
+// know exempts a node from the limits for strangers, as long as the node map
+// knows it.
 func (d *discoIO) know(id identity.NodeID) {
+	if d.c.cfg.Admit != nil {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.known[id] = struct{}{}
+	if len(d.known) < d.sweep {
+		return
+	}
+	for id := range d.known {
+		if !d.c.paths.knows(id) {
+			delete(d.known, id)
+		}
+	}
+	d.sweep = max(firstSweep, 2*len(d.known))
 }
 
 func (d *discoIO) forget(id identity.NodeID) {
@@ -173,6 +187,9 @@ func (d *discoIO) handle(p discoPacket) {
 		return
 	}
 	now := time.Now()
+	if _, ok := message.(*disco.Pong); ok {
+		defer d.c.weighClaims(now)
+	}
 	d.c.perform(d.c.paths.do(func(m *nodemap.Map) []nodemap.Action {
 		switch message := message.(type) {
 		case *disco.Ping:

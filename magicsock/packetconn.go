@@ -28,6 +28,10 @@ type PacketConn struct {
 	cur    inbound           // being handed up
 	turns  int               // receives taken from the inbox in a row
 
+	// control holds the control message for each ECN field by IP version (0:
+	// IPv4), empty where the system has none.
+	control [2][4][]byte
+
 	// waiting is set while ReadBatch is, or is about to be, blocked in the
 	// socket; whoever resets it must wake it.
 	waiting atomic.Bool
@@ -39,7 +43,12 @@ type PacketConn struct {
 var _ net.PacketConn = (*PacketConn)(nil)
 
 func newPacketConn(c *Conn) *PacketConn {
-	return &PacketConn{c: c, rx: newMessages(udpconn.MaxBatch)}
+	p := &PacketConn{c: c, rx: newMessages(udpconn.MaxBatch)}
+	for ecn := range uint8(4) {
+		p.control[0][ecn] = udpconn.AppendTOS(nil, ecn, false)
+		p.control[1][ecn] = udpconn.AppendTOS(nil, ecn, true)
+	}
+	return p
 }
 
 // inboxTurns is how many receives are taken from the inbox before the socket
@@ -70,6 +79,7 @@ func (p *PacketConn) ReadBatch(ms []ipv4.Message, _ int) (int, error) {
 // handUp copies packets of the current receive.
 func (p *PacketConn) handUp(ms []ipv4.Message) int {
 	n := 0
+	control := p.controlMessages(&p.cur)
 	for n < len(ms) {
 		b := p.cur.nextQUIC()
 		if b == nil {
@@ -83,7 +93,7 @@ func (p *PacketConn) handUp(ms []ipv4.Message) int {
 			continue
 		}
 		m.N = copy(m.Buffers[0], b)
-		m.NN = controlMessages(m.OOB, &p.cur)
+		m.NN = copy(m.OOB, control)
 		m.Addr = p.cur.addr
 		m.Flags = 0
 		n++
@@ -92,16 +102,15 @@ func (p *PacketConn) handUp(ms []ipv4.Message) int {
 }
 
 // controlMessages tells the ECN field of what came by UDP.
-func controlMessages(oob []byte, in *inbound) int {
-	if !in.src.IsZero() || cap(oob) < oobSpace {
-		return 0
+func (p *PacketConn) controlMessages(in *inbound) []byte {
+	switch {
+	case !in.src.IsZero():
+		return nil
+	case in.from.UDP.Addr().Is4():
+		return p.control[0][in.ecn]
 	}
-	is6 := in.from.UDP.Addr().Is6()
-	return len(udpconn.AppendTOS(oob[:0], in.ecn, is6))
+	return p.control[1][in.ecn]
 }
-
-// oobSpace is enough for one control message on any system.
-const oobSpace = 32
 
 // more makes the next receive that is there the current one, without waiting.
 // It returns false if there is none.

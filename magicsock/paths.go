@@ -18,7 +18,9 @@ type paths struct {
 	// kick wakes the clock when something is due earlier than it thinks.
 	kick chan struct{}
 
-	mu    sync.Mutex // guards the fields below; no I/O and no callback under it
+	// mu guards the fields below; no I/O and no callback under it. It is taken
+	// last: discoIO holds its own mutex when it asks.
+	mu    sync.Mutex
 	nodes *nodemap.Map
 	peers map[netip.AddrPort]*peer // by mapped address
 	sweep int                      // size of peers at which to look for stale ones
@@ -110,6 +112,14 @@ func (p *paths) nodeOf(mapped netip.AddrPort) (identity.NodeID, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.nodes.NodeByMapped(mapped)
+}
+
+// knows says that the node map has an entry of the node.
+func (p *paths) knows(id identity.NodeID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.nodes.Remote(time.Now(), id)
+	return ok
 }
 
 func (p *paths) forget(id identity.NodeID) {

@@ -36,16 +36,15 @@ var quicConfig = &quic.Config{
 	MaxConnectionReceiveWindow:     256 << 20,
 }
 
-func tlsConfigs(t testing.TB) (server, client *tls.Config) {
-	t.Helper()
+func tlsConfigs() (server, client *tls.Config) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	server = &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
@@ -63,7 +62,7 @@ type quicPair struct {
 // connect makes a QUIC connection from a to the address of b.
 func connect(t testing.TB, a net.PacketConn, b net.PacketConn, addr net.Addr) *quicPair {
 	t.Helper()
-	server, client := tlsConfigs(t)
+	server, client := tlsConfigs()
 	ta := &quic.Transport{Conn: a, ConnectionIDLength: 17}
 	tb := &quic.Transport{Conn: b, ConnectionIDLength: 17}
 	t.Cleanup(func() { ta.Close(); tb.Close() })

@@ -1,0 +1,69 @@
+package magicsock
+
+import (
+	"context"
+	"io"
+	"testing"
+	"time"
+)
+
+// A transfer in full swing, with no relay to fall back on, meets an outage long
+// enough for QUIC's probe timer to back off. It goes on right after the outage,
+// because the last packets are sent again at the first pong.
+func TestOutageEndsQuickly(t *testing.T) {
+	const outage = 5 * time.Second
+	ca, cb := loopbackConfig(1), loopbackConfig(2)
+	ca.Paired, cb.Paired = everybody, everybody
+	a, dropA := startLossy(t, ca)
+	b, dropB := startLossy(t, cb)
+	meet(t, a, b)
+	p := connect(t, a.PacketConn(), b.PacketConn(), a.MappedAddr(b.id))
+
+	ctx, cancel := context.WithCancel(context.Background())
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		s, err := p.dialler.OpenUniStreamSync(ctx)
+		if err != nil {
+			return
+		}
+		defer s.CancelWrite(0)
+		for chunk := make([]byte, 64<<10); ctx.Err() == nil; {
+			if _, err := s.Write(chunk); err != nil {
+				return
+			}
+		}
+	}()
+	s, err := p.acceptor.AcceptUniStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	progress := func(n int64) time.Duration {
+		began := time.Now()
+		s.SetReadDeadline(began.Add(30 * time.Second))
+		if _, err := io.CopyN(struct{ io.Writer }{io.Discard}, s, n); err != nil {
+			t.Fatalf("the stream broke: %v", err)
+		}
+		return time.Since(began)
+	}
+	progress(8 << 20)
+	dropA.Store(true)
+	dropB.Store(true)
+	over := time.After(outage)
+	progress(64 << 10) // what was on the way
+	<-over
+	dropA.Store(false)
+	dropB.Store(false)
+	took := progress(16 << 20) // more than the windows hold
+	cancel()
+	s.CancelRead(0)
+	<-sent
+	t.Logf("data flowed %v after an outage of %v; %d packets were sent again", took.Round(time.Millisecond), outage,
+		a.Metrics().Resent+b.Metrics().Resent)
+	if took > 3*time.Second {
+		t.Errorf("data flowed only %v after the outage", took)
+	}
+	if a.Metrics().Resent == 0 {
+		t.Error("nothing was sent again")
+	}
+}
