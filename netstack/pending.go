@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 // answered once: by Accept, Reset or Unreachable.
 type Pending struct {
 	stack    *Stack
+	id       stack.TransportEndpointID
 	src, dst netip.AddrPort
 	seq      uint32
-	// syn is the packet itself, headers only: ICMP errors quote it.
+	// syn is the packet itself: ICMP errors quote it.
 	syn []byte
 	req *tcp.ForwarderRequest
 
@@ -57,7 +59,7 @@ func (s *Stack) syn(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool 
 		return known
 	}
 	if !s.fwd.HandlePacket(id, pkt) {
-		s.forget(id, p)
+		s.forget(p)
 		s.work.Done()
 		return false
 	}
@@ -91,7 +93,7 @@ func (s *Stack) note(id stack.TransportEndpointID, pkt *stack.PacketBuffer, seq 
 		return nil, false
 	}
 	p = newPending(s, id, seq)
-	p.syn = append(append(p.syn, pkt.NetworkHeader().Slice()...), pkt.TransportHeader().Slice()...)
+	p.syn = slices.Concat(pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice(), pkt.Data().AsRange().ToSlice())
 	s.pending[id] = p
 	s.work.Add(1)
 	return p, false
@@ -100,6 +102,7 @@ func (s *Stack) note(id stack.TransportEndpointID, pkt *stack.PacketBuffer, seq 
 func newPending(s *Stack, id stack.TransportEndpointID, seq uint32) *Pending {
 	p := &Pending{
 		stack: s,
+		id:    id,
 		src:   netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort),
 		dst:   netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort),
 		seq:   seq,
@@ -149,24 +152,27 @@ func (p *Pending) giveUp() {
 // handle runs in the goroutine that the forwarder starts for a SYN.
 func (s *Stack) handle(req *tcp.ForwarderRequest) {
 	defer s.work.Done()
-	id := req.ID()
 	s.mu.Lock()
-	p := s.pending[id]
+	p := s.pending[req.ID()]
 	s.mu.Unlock()
 	p.req = req
 	s.cfg.Accept(p)
 	p.Reset()
-	// Only now may another SYN of these ends begin anew: the forwarder, which
-	// has its own table, has let go of it before.
-	s.forget(id, p)
+}
+
+// finish ends the request. Only when the forwarder, which has a table of its
+// own, has let go of it may another SYN of these ends begin anew.
+func (p *Pending) finish(reset bool) {
+	p.req.Complete(reset)
+	p.stack.forget(p)
 }
 
 // forget takes a Pending out of the table.
-func (s *Stack) forget(id stack.TransportEndpointID, p *Pending) {
+func (s *Stack) forget(p *Pending) {
 	p.timer.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.pending, id)
+	delete(s.pending, p.id)
 }
 
 // decide claims the one answer.
@@ -199,12 +205,12 @@ func (p *Pending) Accept() (*Flow, error) {
 		return nil, ErrDecided
 	}
 	if p.left() {
-		p.req.Complete(false)
+		p.finish(false)
 		return nil, ErrGone
 	}
 	f := newFlow(p.stack, p.dst, p.src)
 	endpoint, err := p.req.CreateEndpoint(&f.queue)
-	p.req.Complete(false)
+	p.finish(false)
 	if err != nil {
 		return nil, ErrGone
 	}
@@ -217,7 +223,7 @@ func (p *Pending) Accept() (*Flow, error) {
 // answer it does nothing.
 func (p *Pending) Reset() {
 	if p.decide() {
-		p.req.Complete(true)
+		p.finish(true)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/internal/vnet"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -34,12 +35,13 @@ func TestRefuse(t *testing.T) {
 func TestUnreachable(t *testing.T) {
 	tests := []struct {
 		name   string
-		reason Reason
+		reason packet.Code
 		want   error
 	}{
 		{"no route", NoRoute, ErrNetUnreachable},
 		{"host", HostUnreachable, ErrHostUnreachable},
 		{"prohibited", Prohibited, ErrHostUnreachable},
+		{"unknown reason", 77, ErrRefused},
 	}
 	for _, family := range families {
 		for _, tt := range tests {
@@ -308,6 +310,32 @@ func TestTooManyPending(t *testing.T) {
 		t.Errorf("%d RST", got)
 	}
 	l.Close()
+}
+
+// A handler that goes on to serve its flow takes no place of a request.
+func TestServedFlowIsNotPending(t *testing.T) {
+	serving := make(chan struct{})
+	p := join(t, func(req *Pending) {
+		f, err := req.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		serving <- struct{}{}
+		_, _ = f.Read(make([]byte, 1))
+	})
+	f, err := p.a.Dial(within(t, 10*time.Second), families[0].src, families[0].dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	receive(t, serving)
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	if len(p.b.pending) > 0 {
+		t.Errorf("%d requests pending", len(p.b.pending))
+	}
 }
 
 // Segments of no connection get RST; odd combinations of flags are no SYN.

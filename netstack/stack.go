@@ -53,8 +53,9 @@ type Config struct {
 	// lost.
 	Write func(h vnet.Header, parts ...[]byte) error
 	// Accept is called, in a goroutine of its own, with every connection
-	// request. It should return soon after Pending.Done is closed; a request
-	// that it left without answer is reset. Nil resets all.
+	// request, and may go on to serve the flow. It should return soon after
+	// Pending.Done is closed or the flow has failed, since Close waits for
+	// it. A request that it leaves without answer is reset. Nil resets all.
 	Accept func(*Pending)
 	// Logger; nil for none.
 	Logger *slog.Logger

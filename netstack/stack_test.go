@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/internal/vnet"
 )
 
@@ -191,13 +192,14 @@ func TestICMPErrors(t *testing.T) {
 			l.mu.Unlock()
 			time.Sleep(time.Millisecond)
 		}
-		other := append([]byte(nil), syn...)
+		// The errors come in this order: about another port, cut off, right.
 		l4 := 20 * (tt.family + 1)
-		binary.BigEndian.PutUint16(other[l4:], 1)
-		for _, quote := range [][]byte{other, syn[:8], syn} {
-			message := icmpError(quoteable(quote), HostUnreachable)
-			message[l4], message[l4+1] = tt.kind, tt.code
-			l.Inject(vnet.Header{}, message)
+		message := packet.AppendUnreachable(nil, syn, packet.NoRoute, ends.dst.Addr())
+		message[l4], message[l4+1] = tt.kind, tt.code
+		other := append([]byte(nil), message...)
+		binary.BigEndian.PutUint16(other[2*l4+8:], 1)
+		for _, m := range [][]byte{other, message[:2*l4+8+3], message[:l4+8+8], message} {
+			l.Inject(vnet.Header{}, m)
 		}
 		if err := receive(t, result); !errors.Is(err, tt.want) {
 			t.Errorf("%s type %d code %d: %v", ends.name, tt.kind, tt.code, err)
@@ -206,19 +208,11 @@ func TestICMPErrors(t *testing.T) {
 	}
 }
 
-// quoteable pads a quote to what icmpError reads addresses from.
-func quoteable(b []byte) []byte {
-	if len(b) >= 40 {
-		return b
-	}
-	return append(append([]byte(nil), b...), make([]byte, 40-len(b))...)
-}
-
 func FuzzInject(f *testing.F) {
 	for _, ends := range families {
 		h, syn := synPacket(ends.src, ends.dst, 1, flagSYN)
 		f.Add(h.Append(nil), syn)
-		f.Add(vnet.Header{}.Append(nil), icmpError(syn, HostUnreachable))
+		f.Add(vnet.Header{}.Append(nil), packet.AppendUnreachable(nil, syn, packet.HostUnreachable, ends.dst.Addr()))
 	}
 	l := newLone(f, func(*Pending) {})
 	f.Cleanup(l.Close)
