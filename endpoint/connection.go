@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -22,10 +23,13 @@ type (
 )
 
 // Connection is a QUIC connection with one node, whose identity was proved.
+// Errors of its methods and of its streams are quic-go's; Cause explains those
+// that come from the end of the connection.
 type Connection struct {
 	quic    *quic.Conn
 	socket  *magicsock.Conn
 	remote  identity.NodeID
+	alpn    string
 	dialler bool
 }
 
@@ -33,7 +37,7 @@ type Connection struct {
 func (c *Connection) RemoteNodeID() identity.NodeID { return c.remote }
 
 // ALPN returns the protocol that was agreed on.
-func (c *Connection) ALPN() string { return c.quic.ConnectionState().TLS.NegotiatedProtocol }
+func (c *Connection) ALPN() string { return c.alpn }
 
 // Dialler reports whether this side dialled.
 func (c *Connection) Dialler() bool { return c.dialler }
@@ -63,6 +67,21 @@ func (c *Connection) AcceptUniStream(ctx context.Context) (*ReceiveStream, error
 // wait. One that is too large is a *DatagramTooLargeError, at once.
 func (c *Connection) SendDatagram(b []byte) error { return c.quic.SendDatagram(b) }
 
+// tooLarge is more than any packet of QUIC carries (1452 bytes).
+const tooLarge = 2048
+
+// MaxDatagramSize returns the size in bytes of the largest datagram that
+// SendDatagram takes now; it grows while QUIC finds out about the path. Zero
+// means that the peer takes none.
+func (c *Connection) MaxDatagramSize() int {
+	var probe [tooLarge]byte
+	var limit *DatagramTooLargeError
+	if !errors.As(c.quic.SendDatagram(probe[:]), &limit) { // never sent
+		return 0
+	}
+	return int(limit.MaxDatagramPayloadSize)
+}
+
 // ReceiveDatagram waits for a datagram, which is the caller's.
 func (c *Connection) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 	return c.quic.ReceiveDatagram(ctx)
@@ -77,12 +96,13 @@ func (c *Connection) Close(code uint64, reason string) {
 // Context ends when the connection does.
 func (c *Connection) Context() context.Context { return c.quic.Context() }
 
-// CloseCause returns why the connection ended, nil while it is up. See Cause.
+// CloseCause returns why the connection ended, a CloseError as a rule; nil while
+// it is up.
 func (c *Connection) CloseCause() error {
 	if c.quic.Context().Err() == nil {
 		return nil
 	}
-	return context.Cause(c.quic.Context())
+	return typed(context.Cause(c.quic.Context()))
 }
 
 // ExportKeyingMaterial derives length bytes from the connection's TLS secrets

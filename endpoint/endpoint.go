@@ -20,9 +20,11 @@ import (
 
 // Config says how an Endpoint works. Socket.Key is required.
 type Config struct {
-	// Socket configures the packet socket and holds the identity.
+	// Socket configures the packet socket and holds the identity. Its Discover
+	// and Logger, if nil, are set from Resolver and Logger below.
 	Socket magicsock.Config
-	// ALPNs are the protocols that Accept takes; none: nothing is accepted.
+	// ALPNs are the protocols that Accept takes; none: nothing is accepted, and
+	// nodes that dial get no answer.
 	ALPNs []string
 	// SessionALPNs are protocols whose connections outlive outages: dialled
 	// ones use IdleTimeout and send nothing while idle. Connections of all
@@ -48,20 +50,27 @@ const (
 	defaultIdle    = 12 * time.Hour
 	shortIdle      = 30 * time.Second // of iroh-net
 	shortKeepAlive = time.Second
-	handshakeIdle  = 5 * time.Second
-	initialPacket  = 1200 // what every path must take (RFC 9000 14)
+	handshakeIdle  = 5 * time.Second // silence that ends a dial; it takes twice that at most
+	initialPacket  = 1200            // what every path must take (RFC 9000 14)
 	maxStreams     = 4096
+	maxUniStreams  = 100
 	initialStream  = 1 << 20 // bytes of window
 	maxStreamWin   = 8 << 20
 	connectionWin  = 1 << 30 // nominal: the streams bound it
-	closeGrace     = 50 * time.Millisecond
+	// closeGrace is how long Run goes on carrying packets after the last
+	// connection was closed: its CONNECTION_CLOSE is still in the queues of the
+	// socket or of a relay.
+	closeGrace = 50 * time.Millisecond
 )
 
-// Endpoint is this node's end of QUIC.
+// Endpoint is this node's end of QUIC. Make it with New.
 type Endpoint struct {
 	cfg       Config
 	socket    *magicsock.Conn
 	transport *quic.Transport
+	resets    *resetGuard
+	pending   pendingHandshakes
+	lookups   lookups
 	log       *slog.Logger
 
 	// ready is closed when Run has set up listener; closed when it ends.
@@ -71,16 +80,21 @@ type Endpoint struct {
 	// mu guards the fields below.
 	mu       sync.Mutex
 	conns    map[*quic.Conn]struct{}
+	running  bool
 	stopping bool
 	code     uint64
 	reason   string
-	stop     context.CancelFunc
+	stop     context.CancelFunc // of Run's context
 }
 
-// New binds the socket. It starts nothing; what it made is released by Run.
+// New binds the socket and starts nothing. Run makes it work and releases what
+// New made; an Endpoint that is never run is released by Close.
 func New(cfg Config) (*Endpoint, error) {
 	if cfg.Socket.Key == nil {
 		return nil, errors.New("endpoint: a secret key is required")
+	}
+	if slices.Contains(cfg.ALPNs, "") {
+		return nil, errors.New("endpoint: an empty ALPN")
 	}
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = defaultIdle
@@ -91,16 +105,26 @@ func New(cfg Config) (*Endpoint, error) {
 	if cfg.Socket.Logger == nil {
 		cfg.Socket.Logger = cfg.Logger
 	}
+	cfg.ALPNs = slices.Clone(cfg.ALPNs)
+	cfg.SessionALPNs = slices.Clone(cfg.SessionALPNs)
+	e := &Endpoint{
+		log:   cfg.Logger,
+		ready: make(chan struct{}), closed: make(chan struct{}),
+		conns: make(map[*quic.Conn]struct{}), stop: func() {},
+	}
+	if cfg.Resolver != nil && cfg.Socket.Discover == nil {
+		cfg.Socket.Discover = e.rediscover
+	}
+	e.cfg = cfg
 	socket, err := magicsock.New(cfg.Socket)
 	if err != nil {
 		return nil, err
 	}
-	e := &Endpoint{
-		cfg: cfg, socket: socket, log: cfg.Logger,
-		ready: make(chan struct{}), closed: make(chan struct{}),
-		conns: make(map[*quic.Conn]struct{}), stop: func() {},
+	e.socket = socket
+	e.resets = &resetGuard{PacketConn: socket.PacketConn()}
+	e.transport = &quic.Transport{
+		Conn: e.resets, ConnectionIDGenerator: connIDs{}, ConnContext: e.handshakeBegins,
 	}
-	e.transport = &quic.Transport{Conn: socket.PacketConn(), ConnectionIDGenerator: connIDs{}}
 	if len(cfg.ResetSalt) > 0 {
 		key := quic.StatelessResetKey(cfg.Socket.Key.ResetKey(cfg.ResetSalt))
 		e.transport.StatelessResetKey = &key
@@ -112,33 +136,51 @@ func New(cfg Config) (*Endpoint, error) {
 // connection is closed and everything it started is gone. It may be called
 // once.
 func (e *Endpoint) Run(ctx context.Context) error {
-	defer close(e.closed)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	e.mu.Lock()
-	e.stop = stop
-	if e.stopping {
-		stop()
+	if err := e.begin(stop); err != nil {
+		return err
 	}
-	e.mu.Unlock()
+	defer close(e.closed)
+	defer e.lookups.end()
 
 	socketCtx, stopSocket := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSocket()
-	socketDone := make(chan error, 1)
-	go func() { socketDone <- e.socket.Run(socketCtx) }()
+	socketDone := make(chan struct{})
+	var socketErr error
+	go func() {
+		defer close(socketDone)
+		socketErr = e.socket.Run(socketCtx)
+	}()
 
 	err := e.listen()
 	if err == nil {
+		e.lookups.begin(ctx)
 		close(e.ready)
 		select {
 		case <-ctx.Done():
-		case err = <-socketDone:
-			socketDone <- err
+		case <-socketDone:
+			err = errors.New("endpoint: the socket stopped")
 		}
 	}
-	e.closeAll()
+	e.closeAll(socketDone)
 	stopSocket()
-	return errors.Join(err, <-socketDone)
+	<-socketDone
+	return errors.Join(err, socketErr)
+}
+
+// begin notes that Run was called.
+func (e *Endpoint) begin(stop context.CancelFunc) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.running:
+		return errors.New("endpoint: Run was called before")
+	case e.stopping:
+		return ErrClosed
+	}
+	e.running, e.stop = true, stop
+	return nil
 }
 
 // listen begins to take connections.
@@ -159,9 +201,12 @@ func (e *Endpoint) listen() error {
 }
 
 // quicConfig returns the settings of connections; session: those that outlive
-// outages.
+// outages. A listener has the settings of a session for all protocols, because
+// they apply before the protocol is known: the dialler's lower idle timeout and
+// its keep-alive decide for the others.
 func (e *Endpoint) quicConfig(session bool) *quic.Config {
 	conf := &quic.Config{
+		Versions:                       []quic.Version{quic.Version1},
 		HandshakeIdleTimeout:           handshakeIdle,
 		MaxIdleTimeout:                 e.cfg.IdleTimeout,
 		InitialStreamReceiveWindow:     initialStream,
@@ -169,7 +214,7 @@ func (e *Endpoint) quicConfig(session bool) *quic.Config {
 		InitialConnectionReceiveWindow: connectionWin,
 		MaxConnectionReceiveWindow:     connectionWin,
 		MaxIncomingStreams:             maxStreams,
-		MaxIncomingUniStreams:          maxStreams,
+		MaxIncomingUniStreams:          maxUniStreams,
 		InitialPacketSize:              initialPacket,
 		EnableDatagrams:                true,
 	}
@@ -180,7 +225,7 @@ func (e *Endpoint) quicConfig(session bool) *quic.Config {
 }
 
 // closeAll closes every connection and the transport.
-func (e *Endpoint) closeAll() {
+func (e *Endpoint) closeAll(socketDone <-chan struct{}) {
 	e.mu.Lock()
 	e.stopping = true
 	conns := make([]*quic.Conn, 0, len(e.conns))
@@ -189,29 +234,52 @@ func (e *Endpoint) closeAll() {
 	}
 	code, reason := e.code, e.reason
 	e.mu.Unlock()
+
+	if e.listener != nil {
+		_ = e.listener.Close()
+		conns = append(conns, e.unaccepted()...)
+	}
 	var closing sync.WaitGroup
 	for _, conn := range conns {
 		closing.Go(func() { _ = conn.CloseWithError(quic.ApplicationErrorCode(code), reason) })
 	}
 	closing.Wait()
 	if len(conns) > 0 {
-		// The last packets are still on their way through the socket.
-		time.Sleep(closeGrace)
-	}
-	if e.listener != nil {
-		_ = e.listener.Close()
+		select {
+		case <-time.After(closeGrace):
+		case <-socketDone:
+		}
 	}
 	_ = e.transport.Close()
 }
 
+// unaccepted returns the connections that came up and were never taken by
+// Accept; the listener is closed.
+func (e *Endpoint) unaccepted() []*quic.Conn {
+	var conns []*quic.Conn
+	for {
+		conn, err := e.listener.Accept(context.Background()) // a closed listener does not wait
+		if err != nil {
+			return conns
+		}
+		conns = append(conns, conn)
+	}
+}
+
 // Close ends Run; every connection is closed with code and reason. It does not
-// wait: Run's return says when all is done.
+// wait: Run's return says when all is done. Without a Run it releases the
+// socket.
 func (e *Endpoint) Close(code uint64, reason string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.stopping {
-		e.stopping, e.code, e.reason = true, code, reason
-		e.stop()
+	if e.stopping {
+		return
+	}
+	e.stopping, e.code, e.reason = true, code, reason
+	e.stop()
+	if !e.running {
+		close(e.closed)
+		_ = e.socket.Close()
 	}
 }
 
@@ -220,6 +288,9 @@ func (e *Endpoint) NodeID() identity.NodeID { return e.cfg.Socket.Key.NodeID() }
 
 // Socket returns the packet socket, which knows paths and addresses.
 func (e *Endpoint) Socket() *magicsock.Conn { return e.socket }
+
+// LocalAddrs returns the bound UDP addresses; zero for a family that is missing.
+func (e *Endpoint) LocalAddrs() (v4, v6 netip.AddrPort) { return e.socket.LocalAddrs() }
 
 // NodeAddr returns where this node may be found now.
 func (e *Endpoint) NodeAddr() identity.NodeAddr {
@@ -233,6 +304,11 @@ func (e *Endpoint) NodeAddr() identity.NodeAddr {
 // awaitReady waits until Run works.
 func (e *Endpoint) awaitReady(ctx context.Context) error {
 	select {
+	case <-e.closed:
+		return ErrClosed
+	default:
+	}
+	select {
 	case <-e.ready:
 		return nil
 	case <-e.closed:
@@ -242,43 +318,11 @@ func (e *Endpoint) awaitReady(ctx context.Context) error {
 	}
 }
 
-// Connect dials the node of addr and agrees on the protocol. Addresses in addr
-// are added to what is known; with none at all a Resolver must find some. The
-// error wraps ErrSelf, ErrNoAddress, ErrWrongNode, ErrALPN, ErrRawPublicKeys,
-// ErrClosed or the context's error, or is one that Cause explains.
-//
-// With TLS 1.3 the dialler is done before the other side has checked it: a
-// refusal may come as the first error of the connection.
-func (e *Endpoint) Connect(ctx context.Context, addr identity.NodeAddr, alpn string) (*Connection, error) {
-	if addr.ID == e.NodeID() {
-		return nil, ErrSelf
-	}
-	if err := e.awaitReady(ctx); err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
-	}
-	stopResolving, err := e.locate(ctx, addr)
-	defer stopResolving()
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
-	}
-	conf, err := tlsConfig(e.cfg.Socket.Key, []string{alpn}, addr.ID, e.cfg.KeyLog)
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
-	}
-	session := slices.Contains(e.cfg.SessionALPNs, alpn)
-	conn, err := e.transport.Dial(ctx, e.socket.MappedAddr(addr.ID), conf, e.quicConfig(session))
-	if err != nil {
-		return nil, dialError(ctx, err)
-	}
-	return e.adopt(conn, true)
-}
-
-// adopt wraps a connection whose handshake is complete.
-func (e *Endpoint) adopt(conn *quic.Conn, dialler bool) (*Connection, error) {
-	id, err := peerID(conn.ConnectionState().TLS)
-	if err != nil {
-		_ = conn.CloseWithError(0, "")
-		return nil, err
+// adopt wraps a connection whose handshake is complete; id is what it proved.
+func (e *Endpoint) adopt(conn *quic.Conn, id identity.NodeID, dialler bool) (*Connection, error) {
+	state := conn.ConnectionState()
+	if !state.GSO {
+		e.resets.unmarked.Store(true)
 	}
 	e.mu.Lock()
 	if e.stopping {
@@ -294,104 +338,7 @@ func (e *Endpoint) adopt(conn *quic.Conn, dialler bool) (*Connection, error) {
 		delete(e.conns, conn)
 	})
 	e.socket.Established(id)
-	return &Connection{quic: conn, socket: e.socket, remote: id, dialler: dialler}, nil
+	return &Connection{
+		quic: conn, socket: e.socket, remote: id, dialler: dialler, alpn: state.TLS.NegotiatedProtocol,
+	}, nil
 }
-
-// locate makes sure that the socket knows an address of the node. With a
-// Resolver it goes on looking beside the dial until stop is called.
-func (e *Endpoint) locate(ctx context.Context, addr identity.NodeAddr) (stop func(), err error) {
-	known := e.knows(addr.ID)
-	if !addr.IsEmpty() {
-		err := e.socket.AddNodeAddr(addr, "app")
-		if err != nil && !known {
-			return func() {}, fmt.Errorf("%w: %w", ErrNoAddress, err)
-		}
-		known = known || err == nil
-	}
-	if e.cfg.Resolver == nil {
-		if !known {
-			return func() {}, ErrNoAddress
-		}
-		return func() {}, nil
-	}
-	return e.resolve(ctx, addr.ID, known)
-}
-
-// knows reports whether the socket has an address or a relay of the node.
-func (e *Endpoint) knows(id identity.NodeID) bool {
-	info, ok := e.socket.Remote(id)
-	return ok && (len(info.Addrs) > 0 || !info.RelayInfo.URL.IsZero())
-}
-
-// resolve asks the Resolver; if nothing is known yet it waits for the first
-// answer.
-func (e *Endpoint) resolve(ctx context.Context, id identity.NodeID, known bool) (stop func(), err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	first, done := make(chan struct{}), make(chan error, 1)
-	var once sync.Once
-	go func() {
-		done <- e.cfg.Resolver.Resolve(ctx, id, func(item discovery.Item) {
-			item.Addr.ID = id
-			if e.socket.AddNodeAddr(item.Addr, item.Source) == nil {
-				once.Do(func() { close(first) })
-			}
-		})
-	}()
-	finished := false
-	stop = func() {
-		cancel()
-		if !finished {
-			<-done
-		}
-	}
-	if known {
-		return stop, nil
-	}
-	select {
-	case <-first:
-		return stop, nil
-	case err = <-done:
-		finished = true
-		select {
-		case <-first:
-			return stop, nil
-		default:
-			return stop, errors.Join(fmt.Errorf("%w: discovery found nothing", ErrNoAddress), err)
-		}
-	case <-ctx.Done():
-		return stop, ctx.Err()
-	}
-}
-
-// Accept waits for the next connection of a node that is admitted. The error
-// wraps ErrClosed or the context's error.
-func (e *Endpoint) Accept(ctx context.Context) (*Connection, error) {
-	if err := e.awaitReady(ctx); err != nil {
-		return nil, fmt.Errorf("accept: %w", err)
-	}
-	if e.listener == nil {
-		<-ctx.Done()
-		return nil, fmt.Errorf("accept: %w", ctx.Err())
-	}
-	for {
-		conn, err := e.listener.Accept(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, fmt.Errorf("accept: %w", ctx.Err())
-			}
-			return nil, fmt.Errorf("accept: %w", ErrClosed)
-		}
-		c, err := e.adopt(conn, false)
-		if err != nil {
-			continue
-		}
-		if admit := e.cfg.Socket.Admit; admit != nil && !admit(c.remote) {
-			c.Close(1, "not authorised")
-			continue
-		}
-		return c, nil
-	}
-}
-
-// LocalAddrs returns the bound UDP addresses.
-func (e *Endpoint) LocalAddrs() (v4, v6 netip.AddrPort) { return e.socket.LocalAddrs() }

@@ -36,6 +36,14 @@ var (
 	ErrWrongNode = errors.New("another node answered")
 )
 
+// identityError marks what verify returns, so that it can be found again in
+// what crypto/tls and QUIC make of it.
+type identityError struct{ err error }
+
+func (e *identityError) Error() string { return e.err.Error() }
+
+func (e *identityError) Unwrap() error { return e.err }
+
 // serverName is what iroh-net sends; nobody checks it.
 const serverName = "localhost"
 
@@ -94,7 +102,10 @@ func tlsConfig(key *identity.SecretKey, alpns []string, wanted identity.NodeID, 
 		SessionTicketsDisabled: true,
 		InsecureSkipVerify:     true, // VerifyConnection does all of it
 		VerifyConnection: func(state tls.ConnectionState) error {
-			return verify(state, key.NodeID(), wanted)
+			if err := verify(state, key.NodeID(), wanted); err != nil {
+				return &identityError{err}
+			}
+			return nil
 		},
 		KeyLogWriter: keyLog,
 	}, nil

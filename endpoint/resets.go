@@ -1,0 +1,70 @@
+package endpoint
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nodetun/nodetun/magicsock"
+)
+
+// Stateless resets leave to one node at most so often (S4). Only nodes that are
+// admitted and mapped have packets passed to QUIC at all, so nobody else can
+// draw one.
+const (
+	resetsPerSecond = 10
+	resetNodes      = 1024 // whose counts are kept
+	resetLen        = 42   // the size of quic-go's resets in bytes
+)
+
+// resetGuard is the packet socket with the rate of stateless resets limited:
+// quic-go itself knows no limit but a queue.
+//
+// A reset looks like any short packet, on purpose (RFC 9000 10.3). It is told
+// apart by what quic-go hands down beside it: packets of connections come with
+// a segment size, resets with nothing.
+type resetGuard struct {
+	*magicsock.PacketConn
+	// unmarked is set when connections do not use segmentation offload: then
+	// resets cannot be told apart and pass.
+	unmarked atomic.Bool
+
+	sent, dropped atomic.Uint64
+	rate          resetRate
+}
+
+// WriteMsgUDP drops a reset that is one too many.
+func (g *resetGuard) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && !g.unmarked.Load() {
+		if !g.rate.allow(time.Now(), addr.AddrPort()) {
+			g.dropped.Add(1)
+			return len(b), 0, nil
+		}
+		g.sent.Add(1)
+	}
+	return g.PacketConn.WriteMsgUDP(b, oob, addr)
+}
+
+// resetRate counts the resets of the present second by node; the zero value is
+// ready for use.
+type resetRate struct {
+	mu     sync.Mutex // guards the fields below
+	second int64
+	counts map[netip.AddrPort]int
+}
+
+func (r *resetRate) allow(now time.Time, to netip.AddrPort) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := now.Unix(); s != r.second || r.counts == nil {
+		r.second, r.counts = s, make(map[netip.AddrPort]int)
+	}
+	n, known := r.counts[to]
+	if n >= resetsPerSecond || !known && len(r.counts) >= resetNodes {
+		return false
+	}
+	r.counts[to] = n + 1
+	return true
+}
