@@ -9,46 +9,40 @@ import (
 	"runtime"
 )
 
-// Write replaces the content of the file at path, which need not exist. The
-// file has exactly the given permission bits from the start, whatever the umask
-// says. A symbolic link at path is replaced, not followed. On error the old
-// file is untouched; the error wraps that of the operation that failed.
+// Write replaces the file at path, which may not exist yet, by one with the
+// data and the mode (whatever the umask). The data is on the disk when it
+// returns. On error the old file is untouched.
 func Write(path string, data []byte, mode fs.FileMode) error {
-	temp, err := writeBeside(path, data, mode)
+	dir := filepath.Dir(path)
+	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		os.Remove(temp)
-		return fmt.Errorf("write %s: %w", path, err)
+	if err := fill(temp, data, mode); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(temp.Name()))
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+	if err := os.Rename(temp.Name(), path); err != nil {
+		return errors.Join(err, os.Remove(temp.Name()))
 	}
-	return nil
+	return syncDir(dir)
 }
 
-// writeBeside makes a file in the same directory, durable but for its name.
-func writeBeside(path string, data []byte, mode fs.FileMode) (temp string, err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return "", err
-	}
-	_, err = file.Write(data)
+// fill writes the new file and closes it in any case.
+func fill(f *os.File, data []byte, mode fs.FileMode) error {
+	_, err := f.Write(data)
 	if err == nil {
-		err = file.Chmod(mode.Perm())
+		err = f.Chmod(mode)
 	}
 	if err == nil {
-		err = file.Sync()
+		err = f.Sync()
 	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		os.Remove(file.Name())
-		return "", err
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
 	}
-	return file.Name(), nil
+	return err
 }
 
-// syncDir makes a new name in a directory durable. Windows cannot, and need not.
+// syncDir makes the rename last. Windows has no such thing.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -57,5 +51,9 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	err = d.Sync()
+	if closeErr := d.Close(); err == nil {
+		err = closeErr
+	}
+	return err
 }

@@ -1,7 +1,6 @@
-// Package atomicfile writes files that are never seen half-written: the new
-// content stands in a file beside the old one, is on the disk before it takes
-// the name, and the name is on the disk before Write returns.
+// Package atomicfile writes files that appear whole or not at all: a reader,
+// and a machine that lost its power, see either the old content or the new one.
 //
-// It is not a lock: of two writers the later wins. Write may be called
-// concurrently.
+// It does not lock: two writers of one file do not mix their bytes, but the
+// later one wins. Write may be called concurrently.
 package atomicfile
