@@ -50,7 +50,6 @@ func TestOutageEndsQuickly(t *testing.T) {
 	dropA.Store(true)
 	dropB.Store(true)
 	over := time.After(outage)
-	progress(64 << 10) // what was on the way
 	<-over
 	dropA.Store(false)
 	dropB.Store(false)

@@ -165,13 +165,13 @@ func (s *sender) run(ctx context.Context) {
 		e := s.queue[0]
 		s.queue = append(s.queue[:0], s.queue[1:]...)
 		s.busy = true
+		s.room.Signal()
 		s.mu.Unlock()
 		// An error is that of a closed socket: the next write will see it.
 		_ = s.send(e.data, e.destination)
 		s.mu.Lock()
 		s.busy = false
 		s.free = append(s.free, e)
-		s.room.Signal()
 	}
 }
 
