@@ -33,6 +33,7 @@ const (
 type resolved struct {
 	cfg     HostConfig
 	conn    *dbus.Conn // nil when not connected
+	cancel  func()     // frees what belongs to conn
 	ifindex int32      // of the link we set up; 0 before
 }
 
@@ -89,23 +90,34 @@ func (r *resolved) connect(ctx context.Context) error {
 		return nil
 	}
 	r.disconnect()
-	// The connection outlives this call: its context is not ctx.
-	var err error
-	if r.cfg.Bus != "" {
-		r.conn, err = dbus.Connect(r.cfg.Bus)
-	} else {
-		r.conn, err = dbus.ConnectSystemBus()
+	// The connection outlives this call, so its context is not ctx, but a bus
+	// that does not answer must not hold us longer than ctx allows.
+	connCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	conn, err := r.dial(dbus.WithContext(connCtx))
+	if !stop() && err == nil {
+		err = ctx.Err()
+		conn.Close()
 	}
 	if err != nil {
-		r.conn = nil
+		cancel()
 		return fmt.Errorf("dnsmap: %w: no D-Bus: %w", ErrNoResolved, err)
 	}
-	return ctx.Err()
+	r.conn, r.cancel = conn, cancel
+	return nil
+}
+
+func (r *resolved) dial(opts ...dbus.ConnOption) (*dbus.Conn, error) {
+	if r.cfg.Bus != "" {
+		return dbus.Connect(r.cfg.Bus, opts...)
+	}
+	return dbus.ConnectSystemBus(opts...)
 }
 
 func (r *resolved) disconnect() {
 	if r.conn != nil {
 		r.conn.Close()
+		r.cancel()
 		r.conn = nil
 	}
 }
