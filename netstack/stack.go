@@ -30,10 +30,11 @@ const (
 	// this host: nothing old is under way.
 	timeWait = time.Second
 
-	// Buffers of one flow, in bytes. They grow with what is read and sent;
-	// beginning with 256 KiB or 4 MiB made no difference in speed.
+	// Buffers of one flow, in bytes. They grow with what is read and sent, up
+	// to 4 MiB each. Beginning with more made no difference in speed, and a
+	// flow whose reader is stuck holds no more than this.
 	minBuffer     = 4 << 10
-	defaultBuffer = 256 << 10
+	defaultBuffer = 64 << 10
 	maxBuffer     = 4 << 20
 )
 

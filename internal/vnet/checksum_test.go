@@ -28,7 +28,12 @@ func TestSum(t *testing.T) {
 
 func TestFinish(t *testing.T) {
 	for _, s := range []shape{
-		{}, {payload: 1}, {payload: 1400}, {v6: true, payload: 77}, {udp: true, payload: 512}, {v6: true, udp: true, payload: 3},
+		{},
+		{payload: 1},
+		{payload: 1400},
+		{v6: true, payload: 77},
+		{udp: true, payload: 512},
+		{v6: true, udp: true, payload: 3},
 		{v6: true, extension: 24, payload: 5},
 	} {
 		h, ip := build(s)
