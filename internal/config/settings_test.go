@@ -1,0 +1,167 @@
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// write makes a file in a fresh directory.
+func write(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSettingsDefaults(t *testing.T) {
+	got, err := Load(filepath.Join(t.TempDir(), "missing.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := Default(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if len(got.Inert()) != 0 {
+		t.Errorf("the defaults are inert: %v", got.Inert())
+	}
+}
+
+func TestSettingsLoad(t *testing.T) {
+	s, err := Load(write(t, "nodetun.toml", `
+# every key
+name = "laptop"
+zone = "node.example"
+search = true
+on_demand = "off"
+port = 0
+bind = "192.0.2.7:1234, 2001:db8::7"
+relays = ["https://relay.example.org", "https://RELAY.example.org/"]
+relay_token = "secret"
+stun = ["stun.example.org:3478"]
+discovery = "none"
+publish = "none"
+dns = "file"
+tun = "nt0"
+ipv4_pool = "10.9.0.0/16"
+mtu = 1380
+tcp = "streams"
+records = false
+punch = "normal"
+portmap = false
+mdns = false
+dht = false
+session_timeout = "30m"
+metrics_addr = "off"
+log_level = "debug"
+log_format = "json"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Name != "laptop" || s.Zone != "node.example" || !s.Search || s.OnDemand != "off" || s.Port != 0 || s.DNS != "file" ||
+		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.TCP != "streams" || s.Records || s.Portmap ||
+		s.SessionTimeout != 30*time.Minute || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
+		t.Errorf("got %+v", s)
+	}
+	if len(s.Bind) != 2 || s.Bind[0].String() != "192.0.2.7:1234" || s.Bind[1].String() != "[2001:db8::7]:0" {
+		t.Errorf("bind %v", s.Bind)
+	}
+	if len(s.Relays) != 1 {
+		t.Errorf("one relay written twice: %v", s.Relays)
+	}
+	if want := []string{"relay_token", "stun"}; !slices.Equal(s.Inert(), want) {
+		t.Errorf("inert %v, want %v", s.Inert(), want)
+	}
+	if err := s.Set("relay_token", ""); err != nil || !slices.Equal(s.Inert(), []string{"stun"}) {
+		t.Errorf("a flag that takes it back: %v, inert %v", err, s.Inert())
+	}
+}
+
+// The table of keys is the contract: none is missing, none is more.
+func TestKeysAreTheContract(t *testing.T) {
+	want := strings.Fields(`name zone search on_demand port bind relays relay_token stun discovery publish dns tun ipv4_pool mtu
+		tcp records punch portmap mdns dht session_timeout metrics_addr log_level log_format`)
+	if !slices.Equal(Keys(), want) {
+		t.Errorf("keys %v, want %v", Keys(), want)
+	}
+}
+
+func TestSettingsErrors(t *testing.T) {
+	for _, tc := range []struct{ name, content, want string }{
+		{"unknown key", "port = 1\n\nprot = 2\n", ":3: prot: unknown key (did you mean port?)"},
+		{"swapped letters", "pubilsh = \"all\"\n", ":1: pubilsh: unknown key (did you mean publish?)"},
+		{"singular", "relay = []\n", ":1: relay: unknown key (did you mean relays?)"},
+		{"short form", "log = \"info\"\n", "did you mean log_level?"},
+		{"another word", "entirely_different_thing = 1\n", "known are name, zone"},
+		{"table", "[section]\nport = 1\n", ":1: section: unknown key"},
+		{"wrong type", "name = 3\n", ":1: name: must be text in quotes, not 3"},
+		{"not a list", "relays = \"https://r.example\"\n", "must be a list"},
+		{"port", "\nport = 65536\n", ":2: port: 65536 is no port"},
+		{"mtu", "mtu = 1000\n", "is no mtu"},
+		{"word", "dns = \"magic\"\n", `"magic" is unknown (use auto, resolved, networkmanager, resolvconf, file or none)`},
+		{"relay", "relays = [\"ftp://r.example\"]\n", ":1: relays: "},
+		{"bind", "bind = \"here\"\n", `"here" is no address`},
+		{"bind twice", "bind = \"192.0.2.1 192.0.2.2\"\n", "one address of each family"},
+		{"duration", "session_timeout = \"3\"\n", "is no duration"},
+		{"syntax", "name = \"a\"\nport = = 3\n", ":2"},
+		{"same key twice", "port = 1\nport = 2\n", ":2"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := write(t, "nodetun.toml", tc.content)
+			_, err := Load(path)
+			var file *FileError
+			if !errors.As(err, &file) || !errors.Is(err, ErrBadFile) {
+				t.Fatalf("got %v", err)
+			}
+			text := strings.ReplaceAll(err.Error(), path, "FILE")
+			if !strings.Contains(text, tc.want) || !strings.HasPrefix(text, "FILE:") || strings.Contains(text, "\n") {
+				t.Errorf("got %q, want %q in it", text, tc.want)
+			}
+		})
+	}
+}
+
+// S5: a file with a secret in it is refused when others can read it.
+func TestSettingsSecretReadable(t *testing.T) {
+	path := write(t, "nodetun.toml", "relay_token = \"x\"\n")
+	if _, err := Load(path); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []os.FileMode{0o640, 0o604} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+			t.Errorf("mode %o: %v", mode, err)
+		}
+	}
+}
+
+func FuzzSettings(f *testing.F) {
+	f.Add("port = 1\n[a.b]\nc = [1, {d = 2}]\n[[a.e]]\n\"x y\".z = 3\n")
+	f.Add("relays = [\"https://r.example\"] # c\n")
+	f.Fuzz(func(t *testing.T, content string) {
+		doc, err := parse("f", []byte(content))
+		if err != nil {
+			return
+		}
+		s := Default()
+		for key, value := range doc.root {
+			if err := s.Set(key, value); err != nil && doc.errorAt(key, err).Error() == "" {
+				t.Error("an error without text")
+			}
+		}
+		if doc, err = parse("f", []byte(content)); err == nil {
+			_, _ = readPeers(doc)
+		}
+	})
+}
