@@ -101,7 +101,7 @@ func (p *peer) dial(ctx context.Context, a *attempt) {
 
 // open dials the peer and exchanges hellos.
 func (p *peer) open(ctx context.Context) (*session, error) {
-	began := time.Now()
+	replaces := p.current.Load() != nil
 	p.mu.Lock()
 	addr := p.addr
 	p.mu.Unlock()
@@ -110,7 +110,7 @@ func (p *peer) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.handshake(ctx, conn, p.engine.cfg.Endpoint.NodeID(), began)
+	s, err := p.handshake(ctx, conn, p.engine.cfg.Endpoint.NodeID(), replaces)
 	if err != nil {
 		return nil, closeFailed(conn, err)
 	}
@@ -119,7 +119,7 @@ func (p *peer) open(ctx context.Context) (*session, error) {
 
 // accept takes a connection that a node dialled. Those that are no peers are
 // refused before anything of theirs is read.
-func (e *Engine) accept(conn *endpoint.Connection, began time.Time) {
+func (e *Engine) accept(conn *endpoint.Connection) {
 	p := e.peer(conn.RemoteNodeID())
 	switch {
 	case conn.ALPN() != wire.ALPN:
@@ -134,7 +134,7 @@ func (e *Engine) accept(conn *endpoint.Connection, began time.Time) {
 	}
 	ctx, cancel := context.WithTimeout(e.life, dialTimeout)
 	defer cancel()
-	s, err := p.handshake(ctx, conn, p.id, began)
+	s, err := p.handshake(ctx, conn, p.id, false)
 	if err != nil {
 		closeFailed(conn, err)
 		e.log.Debug("a peer's connection did not come up", "peer", p.id, "err", err)
@@ -158,8 +158,8 @@ func closeFailed(conn *endpoint.Connection, err error) error {
 }
 
 // handshake exchanges hellos; a connection is up once the peer's was read.
-func (p *peer) handshake(ctx context.Context, conn *endpoint.Connection, dialler identity.NodeID, began time.Time) (*session, error) {
-	s, err := newSession(p, conn, dialler, began)
+func (p *peer) handshake(ctx context.Context, conn *endpoint.Connection, dialler identity.NodeID, replaces bool) (*session, error) {
+	s, err := newSession(p, conn, dialler, replaces)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,6 @@ func (p *peer) handshake(ctx context.Context, conn *endpoint.Connection, dialler
 	if err := s.readHello(ctx); err != nil {
 		return nil, fmt.Errorf("read hello: %w", err)
 	}
-	s.up = time.Now()
 	return s, nil
 }
 
@@ -194,7 +193,7 @@ func (p *peer) adopt(s *session) {
 	}
 	p.mu.Unlock()
 
-	p.saw(s.up)
+	p.saw(time.Now())
 	p.engine.tasks.Go(s.run)
 	s.tellRules(p.access.Load().rules)
 	p.flushWaiting(winner)
@@ -230,9 +229,7 @@ func (p *peer) excessLocked(winner *session) []*session {
 }
 
 // chooseSession decides which of two sessions of one pair stays; loser is nil
-// when there is no other. Both ends decide alike, as long as they agree on
-// whether the newer began before the older was up; when they do not, both
-// sessions live until one of them closes its loser.
+// when there is no other.
 func chooseSession(old, fresh *session) (winner, loser *session) {
 	if old == nil || old.ended() {
 		return fresh, nil
@@ -240,12 +237,14 @@ func chooseSession(old, fresh *session) (winner, loser *session) {
 	return chooseUp(old, fresh)
 }
 
-// chooseUp decides between two sessions that are both up.
+// chooseUp decides between two sessions that are both up, of which fresh came
+// up later here. Both ends decide alike, because only what both know counts:
+// the instances, the diallers, and whether a dialler knew of the other session.
 func chooseUp(old, fresh *session) (winner, loser *session) {
 	switch {
-	case old.instance != fresh.instance, old.dialler == fresh.dialler, fresh.began.After(old.up):
+	case old.instance != fresh.instance, old.dialler == fresh.dialler, fresh.replaces:
 		return fresh, old
-	case old.dialler.Compare(fresh.dialler) < 0:
+	case old.replaces, old.dialler.Compare(fresh.dialler) < 0:
 		return old, fresh
 	default:
 		return fresh, old

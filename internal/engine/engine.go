@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
@@ -218,7 +217,6 @@ func (e *Engine) acceptLoop() {
 			}
 			return
 		}
-		began := time.Now()
-		e.tasks.Go(func() { e.accept(conn, began) })
+		e.tasks.Go(func() { e.accept(conn) })
 	}
 }

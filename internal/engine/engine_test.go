@@ -399,22 +399,24 @@ func TestBothDial(t *testing.T) {
 
 func TestChooseSession(t *testing.T) {
 	small, large := identity.NodeID{1}, identity.NodeID{2}
-	start := time.Unix(100, 0)
-	old := &session{instance: "x", dialler: small, began: start, up: start.Add(time.Second)}
+	bySmall := &session{instance: "x", dialler: small}
+	byLarge := &session{instance: "x", dialler: large}
 	for _, tc := range []struct {
-		name  string
-		fresh *session
-		wins  bool
+		name       string
+		old, fresh *session
+		freshWins  bool
 	}{
-		{"restarted", &session{instance: "y", dialler: large, began: start}, true},
-		{"same dialler", &session{instance: "x", dialler: small, began: start}, true},
-		{"began together, dialled by the larger", &session{instance: "x", dialler: large, began: start}, false},
-		{"began after the other was up", &session{instance: "x", dialler: large, began: start.Add(2 * time.Second)}, true},
+		{"restarted", bySmall, &session{instance: "y", dialler: large}, true},
+		{"same dialler", bySmall, &session{instance: "x", dialler: small}, true},
+		{"began together, the smaller first", bySmall, byLarge, false},
+		{"began together, the larger first", byLarge, bySmall, true},
+		{"made to replace", bySmall, &session{instance: "x", dialler: large, replaces: true}, true},
+		{"made to replace, seen first", &session{instance: "x", dialler: large, replaces: true}, bySmall, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			winner, loser := chooseUp(old, tc.fresh)
-			if (winner == tc.fresh) != tc.wins || winner == loser {
-				t.Errorf("fresh wins: %v, want %v", winner == tc.fresh, tc.wins)
+			winner, loser := chooseUp(tc.old, tc.fresh)
+			if (winner == tc.fresh) != tc.freshWins || winner == loser {
+				t.Errorf("fresh wins: %v, want %v", winner == tc.fresh, tc.freshWins)
 			}
 		})
 	}

@@ -21,10 +21,11 @@ import (
 type session struct {
 	peer *peer
 	conn *endpoint.Connection
-	// dialler is the node that dialled; began and up bound the handshake.
-	dialler   identity.NodeID
-	began, up time.Time
-	// instance and name are those of the peer's hello.
+	// dialler is the node that dialled; replaces says that it had another
+	// session up when it began to.
+	dialler  identity.NodeID
+	replaces bool
+	// instance is that of the peer's hello.
 	instance string
 	ends     wire.Ends
 
@@ -46,13 +47,13 @@ const (
 	messageQueue  = 16
 )
 
-func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, began time.Time) (*session, error) {
+func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, replaces bool) (*session, error) {
 	ends, ok := p.engine.ends(p.id)
 	if !ok {
 		return nil, fmt.Errorf("no overlay address for %s", p.id.Short())
 	}
 	return &session{
-		peer: p, conn: conn, dialler: dialler, began: began, ends: ends,
+		peer: p, conn: conn, dialler: dialler, replaces: replaces, ends: ends,
 		out: make(chan *[]byte, datagramQueue), messages: make(chan []byte, messageQueue),
 	}, nil
 }
@@ -69,7 +70,7 @@ func (s *session) sendHello(ctx context.Context) error {
 	cfg := &s.peer.engine.cfg
 	hello := wire.Hello{
 		Version: cfg.Version, Instance: hex.EncodeToString(cfg.Instance[:]), Features: features,
-		Name: cfg.Name, MTU: cfg.MTU,
+		Name: cfg.Name, MTU: cfg.MTU, Replaces: s.replaces,
 	}
 	frame, err := wire.AppendMessage(wire.AppendKind(nil, wire.StreamControl), wire.TypeHello, hello)
 	if err != nil {
@@ -112,6 +113,9 @@ func (s *session) readHello(ctx context.Context) error {
 		return fmt.Errorf("%w: hello without an instance", wire.ErrProtocol)
 	}
 	s.instance, s.incoming = hello.Instance, stream
+	if s.dialler == s.peer.id {
+		s.replaces = hello.Replaces
+	}
 	s.peer.setTheirName(identity.Clean(hello.Name, 63))
 	return nil
 }

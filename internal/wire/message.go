@@ -31,6 +31,9 @@ type Hello struct {
 	Version string `json:"version,omitempty"`
 	// Instance is 16 random bytes in hex, new at each start.
 	Instance string `json:"instance"`
+	// Replaces is set by a dialler that had another connection with the receiver
+	// up when it began to dial this one.
+	Replaces bool `json:"replaces,omitempty"`
 	// Features are what the sender understands beyond the minimum.
 	Features []string `json:"features,omitempty"`
 	// Name is the host name that the sender proposes for itself (S21).
