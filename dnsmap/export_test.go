@@ -2,6 +2,7 @@ package dnsmap
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/miekg/dns"
 )
@@ -17,3 +18,6 @@ var (
 
 // ReverseZones is reverseZones.
 var ReverseZones = reverseZones
+
+// IsLocal asks the kernel, as a Server does when Config.Local is nil.
+func IsLocal(a netip.Addr) bool { return newLocalAddrs().has(a) }

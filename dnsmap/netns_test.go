@@ -203,7 +203,7 @@ func TestNetnsFileModeOnABindMount(t *testing.T) {
 	if got, _ := os.ReadFile("/etc/resolv.conf"); string(got) != string(outside) {
 		t.Errorf("the host's own file was changed: %q", got)
 	}
-	if list, _ := filepath.Glob("/etc/.resolv.conf.nodetun-*"); len(list) > 0 {
+	if list, _ := filepath.Glob("/etc/.resolv.conf.*"); len(list) > 0 {
 		t.Errorf("left in /etc: %v", list)
 	}
 }

@@ -2,9 +2,6 @@
 
 package dnsmap
 
-import (
-	"io/fs"
-	"os"
-)
+import "io/fs"
 
-func keepOwner(*os.File, fs.FileInfo) {}
+func keepOwner(string, fs.FileInfo) {}

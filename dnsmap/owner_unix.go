@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// keepOwner gives f the owner of the file it replaces, if we may.
-func keepOwner(f *os.File, old fs.FileInfo) {
+// keepOwner gives a file the owner of the one it replaced, if we may.
+func keepOwner(path string, old fs.FileInfo) {
 	if st, ok := old.Sys().(*syscall.Stat_t); ok {
-		_ = f.Chown(int(st.Uid), int(st.Gid))
+		_ = os.Lchown(path, int(st.Uid), int(st.Gid))
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/nodetun/nodetun/internal/atomicfile"
 )
 
 // managers maps directories into which resolv.conf may link to the programs
@@ -155,7 +157,7 @@ func (r *resolvFile) save(state fileState) error {
 	if err != nil {
 		return fmt.Errorf("dnsmap: %w", err)
 	}
-	if err := replaceFile(r.cfg.StatePath, b, 0o600); err != nil {
+	if err := atomicfile.Write(r.cfg.StatePath, b, 0o600); err != nil {
 		return fmt.Errorf("dnsmap: keep the original of %s: %w", state.Path, err)
 	}
 	return nil
@@ -230,7 +232,7 @@ func restoreFile(state fileState) error {
 // foreign directory its own errors.
 func writeFile(path string, content []byte) error {
 	if !isMountPoint(path) {
-		if err := replaceFile(path, content, 0o644); err == nil {
+		if err := replaceFile(path, content); err == nil {
 			return nil
 		}
 	}
@@ -249,29 +251,17 @@ func writeFile(path string, content []byte) error {
 }
 
 // replaceFile writes beside the file and renames. Mode and owner of the old
-// file are kept; a new one gets mode.
-func replaceFile(path string, content []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".nodetun-*")
+// file are kept.
+func replaceFile(path string, content []byte) error {
+	old, err := os.Stat(path)
 	if err != nil {
+		return atomicfile.Write(path, content, 0o644)
+	}
+	if err := atomicfile.Write(path, content, old.Mode().Perm()); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if info, statErr := os.Stat(path); statErr == nil {
-		mode = info.Mode().Perm()
-		keepOwner(f, info)
-	}
-	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	keepOwner(path, old)
+	return nil
 }
 
 // isMountPoint reports whether something is mounted on the file, as `ip netns

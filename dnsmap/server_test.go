@@ -286,6 +286,23 @@ func TestS20OnlyOwnAddressesAreAnswered(t *testing.T) {
 	exchange(t, "tcp", w.addr, m)
 }
 
+func TestOwnAddressesOfThisHost(t *testing.T) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !dnsmap.IsLocal(p.Addr()) {
+			t.Errorf("%s is not known as our own", p.Addr())
+		}
+	}
+	for _, s := range []string{"203.0.113.77", "fd6e:6f64:6574::77", "100.100.3.4"} {
+		if dnsmap.IsLocal(netip.MustParseAddr(s)) {
+			t.Errorf("%s is taken for our own", s)
+		}
+	}
+}
+
 // S20: a local program in a loop. At most 2000 questions in a second reach the
 // table.
 func TestS20Rate(t *testing.T) {
