@@ -96,6 +96,9 @@ func (s *Stack) connect(ctx context.Context, f *Flow, endpoint tcpip.Endpoint) e
 	for {
 		select {
 		case <-changed:
+			if s.isClosed() {
+				return ErrClosed
+			}
 			if done, err := connected(endpoint); done {
 				return err
 			}

@@ -29,8 +29,9 @@ type link struct {
 }
 
 var (
-	_ stack.LinkEndpoint = (*link)(nil)
-	_ stack.GSOEndpoint  = (*link)(nil)
+	_ stack.LinkEndpoint       = (*link)(nil)
+	_ stack.GSOEndpoint        = (*link)(nil)
+	_ stack.QueueingDiscipline = (*link)(nil)
 )
 
 func newLink(mtu int, write func(h vnet.Header, parts ...[]byte) error) *link {
@@ -49,13 +50,20 @@ func (p *parts) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// WritePackets sends packets of TCP; whatever else gVisor would like to say
-// (IPv6 neighbour discovery, IGMP) stays here.
+// WritePacket implements stack.QueueingDiscipline: it sends a packet of TCP.
+// Whatever else gVisor would like to say (IPv6 neighbour discovery, IGMP) stays
+// here. Being the queue, too, saves gVisor a list for every packet.
+func (l *link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
+	if pkt.TransportProtocolNumber == header.TCPProtocolNumber {
+		l.send(pkt)
+	}
+	return nil
+}
+
+// WritePackets implements stack.LinkEndpoint.
 func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	for _, pkt := range list.AsSlice() {
-		if pkt.TransportProtocolNumber == header.TCPProtocolNumber {
-			l.send(pkt)
-		}
+		_ = l.WritePacket(pkt)
 	}
 	return list.Len(), nil
 }

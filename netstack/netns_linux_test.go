@@ -151,15 +151,8 @@ func TestNetnsDial(t *testing.T) {
 			l := h.listen(t, family.kernel)
 			dst := l.Addr().(*net.TCPAddr).AddrPort()
 			src := netip.AddrPortFrom(family.behind, 41000)
-			for range 2 {
-				f, err := h.Dial(within(t, 5*time.Second), src, dst)
-				if err != nil {
-					t.Fatal(err)
-				}
-				conn, err := l.AcceptTCP()
-				if err != nil {
-					t.Fatal(err)
-				}
+			for range 3 {
+				f, conn := h.dialFrom(t, src, l)
 				if got := conn.RemoteAddr().(*net.TCPAddr).AddrPort(); got != src {
 					t.Errorf("server sees %v", got)
 				}
@@ -172,18 +165,39 @@ func TestNetnsDial(t *testing.T) {
 				if err != nil || !bytes.Equal(got, sent) {
 					t.Errorf("%d bytes, %v", len(got), err)
 				}
-				// The same port once more, right after: no side may trip over the
-				// other's TIME_WAIT.
+				// The same port once more, right after: the kernel's TIME_WAIT is
+				// no obstacle.
 				f.Close()
 				_, _ = io.Copy(io.Discard, conn)
 				conn.Close()
-				src = netip.AddrPortFrom(family.behind, 41001)
 			}
 			l.Close()
 			if _, err := h.Dial(within(t, 5*time.Second), src, dst); !errors.Is(err, ErrRefused) {
 				t.Errorf("nobody listens: %v", err)
 			}
 		})
+	}
+}
+
+// dialFrom dials the listener from exactly src, again and again while the stack
+// still ends another flow from there.
+func (h *host) dialFrom(t testing.TB, src netip.AddrPort, l *net.TCPListener) (*Flow, *net.TCPConn) {
+	t.Helper()
+	ctx := within(t, 5*time.Second)
+	for {
+		f, err := h.Dial(ctx, src, l.Addr().(*net.TCPAddr).AddrPort())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := l.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.LocalAddr() == src {
+			return f, conn
+		}
+		f.Abort()
+		conn.Close()
 	}
 }
 

@@ -156,7 +156,7 @@ func (s *Stack) setUp() error {
 	}
 	s.fwd = tcp.NewForwarder(s.net, defaultBuffer, maxPending+1, s.handle)
 	s.net.SetTransportProtocolHandler(tcp.ProtocolNumber, s.syn)
-	if err := s.net.CreateNIC(nicID, s.link); err != nil {
+	if err := s.net.CreateNICWithOptions(nicID, s.link, stack.NICOptions{QDisc: s.link}); err != nil {
 		return fmt.Errorf("netstack: create interface: %s", err)
 	}
 	// Answer for every address, and send from every address.
