@@ -4,8 +4,11 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -26,31 +29,53 @@ const maxKeyFile = 16 << 10
 // private key of type ed25519 without passphrase. The error wraps
 // fs.ErrNotExist, ErrKeyReadable (S5) or ErrBadKeyFile.
 func LoadSecretKey(path string) (*SecretKey, error) {
-	file, err := os.Open(path)
+	b, err := readKeyFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("secret key: %w", err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("secret key: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s: %w (try: chmod 600 %s)", path, ErrKeyReadable, path)
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
-		return nil, fmt.Errorf("%s: %w", path, ErrBadKeyFile)
-	}
-	b := make([]byte, info.Size())
-	n, err := file.ReadAt(b, 0)
-	if n < len(b) {
-		return nil, fmt.Errorf("secret key: %w", err)
+		return nil, err
 	}
 	key, err := parseKeyFile(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, ErrBadKeyFile, err)
 	}
 	return key, nil
+}
+
+// readKeyFile reads a small regular file that only its owner can read.
+func readKeyFile(path string) ([]byte, error) {
+	// Opening a named pipe would wait for a writer.
+	if info, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w: not a regular file", path, ErrBadKeyFile)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	defer file.Close()
+	// The mode is that of the file that is read, whatever the name means now.
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	if othersCanRead(info.Mode()) {
+		return nil, fmt.Errorf("%s: %w (try: chmod 600 %s)", path, ErrKeyReadable, path)
+	}
+	b, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("secret key: %w", err)
+	case len(b) > maxKeyFile:
+		return nil, fmt.Errorf("%s: %w: more than %d bytes", path, ErrBadKeyFile, maxKeyFile)
+	default:
+		return b, nil
+	}
+}
+
+// othersCanRead looks at the bits of group and others. Windows has none: there
+// the directory's access list protects the file, and Go reports 0666.
+func othersCanRead(mode fs.FileMode) bool {
+	return runtime.GOOS != "windows" && mode.Perm()&0o077 != 0
 }
 
 func parseKeyFile(b []byte) (*SecretKey, error) {
@@ -89,11 +114,17 @@ func CreateSecretKey(path string) (*SecretKey, error) {
 	if err := os.Link(temp.Name(), path); err != nil {
 		return nil, fmt.Errorf("secret key: %w", err)
 	}
-	return key, syncDir(dir)
+	if err := syncDir(dir); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
-// syncDir makes a new name in a directory durable.
+// syncDir makes a new name in a directory durable. Windows cannot, and need not.
 func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return fmt.Errorf("secret key: %w", err)

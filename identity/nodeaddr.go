@@ -20,8 +20,12 @@ type NodeAddr struct {
 // ErrBadNodeAddr is wrapped by errors about bytes or text that hold no NodeAddr.
 var ErrBadNodeAddr = errors.New("not a node address")
 
-// maxDirect bounds the direct addresses of one NodeAddr (S9).
-const maxDirect = 64
+// Limits of the direct addresses of one NodeAddr: so many are kept (S9), and so
+// many may stand in the bytes, as a host full of containers has more.
+const (
+	maxDirect     = 64
+	maxDirectRead = 1024
+)
 
 // IsEmpty reports whether a holds neither relay nor direct address.
 func (a NodeAddr) IsEmpty() bool { return a.Relay.IsZero() && len(a.Direct) == 0 }
@@ -56,20 +60,22 @@ func AppendNodeAddr(dst []byte, a NodeAddr) []byte {
 	return dst
 }
 
-// sortedAddrs returns the valid addresses once each, in their order.
+// sortedAddrs returns the valid addresses once each, in their order: without
+// zones, which mean nothing elsewhere, and mapped IPv4 as the IPv4 it is.
 func sortedAddrs(addrs []netip.AddrPort) []netip.AddrPort {
 	sorted := make([]netip.AddrPort, 0, len(addrs))
 	for _, addr := range addrs {
 		if addr.Addr().IsValid() {
-			sorted = append(sorted, netip.AddrPortFrom(addr.Addr().WithZone(""), addr.Port()))
+			sorted = append(sorted, netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port()))
 		}
 	}
 	slices.SortFunc(sorted, netip.AddrPort.Compare)
 	return slices.Compact(sorted)
 }
 
-// ParseNodeAddr reads what AppendNodeAddr writes; bytes after it are ignored,
-// as iroh does. Errors wrap ErrBadNodeAddr.
+// ParseNodeAddr reads what AppendNodeAddr writes. Bytes after it are ignored,
+// as iroh does, and of the direct addresses the first 64 are kept. Errors wrap
+// ErrBadNodeAddr.
 func ParseNodeAddr(b []byte) (NodeAddr, error) {
 	r := reader{rest: b}
 	var a NodeAddr
@@ -91,13 +97,14 @@ func ParseNodeAddr(b []byte) (NodeAddr, error) {
 	default:
 		r.failed = true
 	}
-	for range r.varint(maxDirect) {
+	for range r.varint(maxDirectRead) {
 		a.Direct = append(a.Direct, r.addr())
 	}
 	if r.failed {
 		return NodeAddr{}, fmt.Errorf("%w: cut short or malformed", ErrBadNodeAddr)
 	}
-	a.Direct = sortedAddrs(a.Direct)
+	direct := sortedAddrs(a.Direct)
+	a.Direct = direct[:min(len(direct), maxDirect)]
 	return a, nil
 }
 

@@ -61,9 +61,14 @@ func parseKeyText(s string) ([]byte, error) {
 // parseBase32 reads base32 in either case; bits that the text has beyond whole
 // bytes must be zero, so that one value has one text.
 func parseBase32(s string) ([]byte, error) {
+	// ToLower would also turn the Kelvin sign into k, and the decoder skips
+	// line ends: neither is base32.
+	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, errors.New("characters that are not base32")
+	}
 	lower := strings.ToLower(s)
 	b, err := encoding32.DecodeString(lower)
-	if err != nil || strings.ContainsAny(s, "\r\n") {
+	if err != nil {
 		return nil, errors.New("characters that are not base32")
 	}
 	if encoding32.EncodeToString(b) != lower {
@@ -138,15 +143,20 @@ func (id *NodeID) UnmarshalText(text []byte) error {
 // LogValue shows the short form in logs.
 func (id NodeID) LogValue() slog.Value { return slog.StringValue(id.Short()) }
 
-// Verify reports whether sig is the node's signature of msg. It is strict: a
-// small-order R is refused besides what RFC 8032 asks for.
+// Verify reports whether sig is the node's signature of msg. It is strict:
+// besides what RFC 8032 asks for, a key or an R of small order is refused, as
+// one signature could then fit many messages. It does not rely on id having
+// been parsed.
 func (id NodeID) Verify(msg, sig []byte) bool {
-	if len(sig) != ed25519.SignatureSize {
-		return false
-	}
-	r, err := new(edwards25519.Point).SetBytes(sig[:32])
-	if err != nil || smallOrder(r) {
+	if len(sig) != ed25519.SignatureSize || !soundPoint(id[:]) || !soundPoint(sig[:32]) {
 		return false
 	}
 	return ed25519.Verify(id[:], msg, sig)
+}
+
+// soundPoint reports whether b is a point of the curve that is not of small
+// order.
+func soundPoint(b []byte) bool {
+	p, err := new(edwards25519.Point).SetBytes(b)
+	return err == nil && !smallOrder(p)
 }

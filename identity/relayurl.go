@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -45,33 +47,77 @@ func ParseRelayURL(s string) (RelayURL, error) {
 	if path == "" {
 		path = "/"
 	}
-	return RelayURL{text: u.Scheme + "://" + host + path}, nil
+	text := u.Scheme + "://" + host + path
+	if len(text) > maxRelayURL {
+		return RelayURL{}, fmt.Errorf("%w: longer than %d bytes", ErrBadRelayURL, maxRelayURL)
+	}
+	return RelayURL{text: text}, nil
 }
 
 // normalHost returns host and port in the form that is kept.
 func normalHost(u *url.URL) (string, error) {
-	host, port := strings.ToLower(u.Hostname()), u.Port()
+	host, text := u.Hostname(), u.Port()
 	addr, err := netip.ParseAddr(host)
 	switch {
-	case err == nil && addr.Zone() != "":
+	case err != nil:
+		if host, err = normalName(host); err != nil {
+			return "", err
+		}
+	case addr.Zone() != "":
 		return "", fmt.Errorf("%w: an address with a zone", ErrBadRelayURL)
-	case err == nil && addr.Is6():
+	case addr.Is6():
 		host = "[" + addr.String() + "]"
-	case err == nil:
+	default:
 		host = addr.String()
-	case strings.ContainsAny(host, " %[]:/\\") || strings.Trim(host, ".") == "":
-		return "", fmt.Errorf("%w: host %q", ErrBadRelayURL, Clean(host, 80))
-	case !strings.HasSuffix(host, "."):
-		host += "."
 	}
-	standard := map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	if port == "" || port == standard {
+	if text == "" {
 		return host, nil
 	}
-	if _, err := netip.ParseAddrPort("127.0.0.1:" + port); err != nil || port == "0" {
-		return "", fmt.Errorf("%w: port %q", ErrBadRelayURL, Clean(port, 10))
+	port, err := strconv.ParseUint(text, 10, 16)
+	switch {
+	case err != nil || port == 0:
+		return "", fmt.Errorf("%w: port %q", ErrBadRelayURL, Clean(text, 10))
+	case port == 80 && u.Scheme == "http", port == 443 && u.Scheme == "https":
+		return host, nil
+	default:
+		return host + ":" + strconv.FormatUint(port, 10), nil
 	}
-	return host + ":" + port, nil
+}
+
+// normalName returns a domain name in lower case with its final dot. A name
+// that ends in a number is refused: resolvers take 127.1 and 2130706433 for
+// addresses, and no check of addresses would see them (WHATWG URL, "ends in a
+// number").
+func normalName(host string) (string, error) {
+	refused := fmt.Errorf("%w: host %q", ErrBadRelayURL, Clean(host, 80))
+	if strings.ContainsFunc(host, func(r rune) bool { return r > '~' }) {
+		return "", fmt.Errorf("%w (write its xn--… form)", refused)
+	}
+	name := strings.TrimSuffix(strings.ToLower(host), ".")
+	labels := strings.Split(name, ".")
+	if len(name) > 253 || slices.ContainsFunc(labels, isNoLabel) {
+		return "", refused
+	}
+	if isNumber(labels[len(labels)-1]) {
+		return "", refused
+	}
+	return name + ".", nil
+}
+
+// isNoLabel reports whether s may not stand between the dots of a name, which
+// is made of letters, digits, hyphens, and the underscores that some hosts do
+// have.
+func isNoLabel(s string) bool {
+	return s == "" || len(s) > 63 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_") != ""
+}
+
+// isNumber reports whether a last label reads as a part of an IPv4 address.
+func isNumber(s string) bool {
+	digits, set := s, "0123456789"
+	if rest, ok := strings.CutPrefix(s, "0x"); ok {
+		digits, set = rest, "0123456789abcdef"
+	}
+	return strings.Trim(digits, set) == ""
 }
 
 // String returns the normalised text, empty for none.

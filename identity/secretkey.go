@@ -8,6 +8,7 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"filippo.io/edwards25519"
@@ -61,14 +62,18 @@ func ParseSecretKey(text string) (*SecretKey, error) {
 // NodeID returns the public half.
 func (k *SecretKey) NodeID() NodeID { return k.id }
 
-// String hides the key.
-func (k *SecretKey) String() string { return "SecretKey(..)" }
+// hidden stands for a key wherever it would be shown.
+const hidden = "SecretKey(..)"
 
-// GoString hides the key from %#v.
-func (k *SecretKey) GoString() string { return k.String() }
+// String hides the key. Like Format and LogValue it has a value receiver, so
+// that a key that was copied by mistake hides itself as well.
+func (k SecretKey) String() string { return hidden }
+
+// Format hides the key from all verbs of package fmt.
+func (k SecretKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
 
 // LogValue hides the key from logs.
-func (k *SecretKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
+func (k SecretKey) LogValue() slog.Value { return slog.StringValue(hidden) }
 
 // text is the seed in canonical form, for the key file alone.
 func (k *SecretKey) text() string { return encoding32.EncodeToString(k.private.Seed()) }
