@@ -8,8 +8,8 @@
 // other systems packets come singly and complete, with a zero header; a packet
 // written with segmentation is cut here.
 //
-// The package opens the device, sets its name and MTU, and moves packets. It
-// starts no goroutine. Addresses, routes and bringing the link up are package
+// The package opens the device, sets its name and MTU, and moves packets. On
+// Linux it starts no goroutine, elsewhere one, which Close waits for. Addresses, routes and bringing the link up are package
 // routing's; nothing comes out of Read before the link is up.
 //
 // Read may be called by one goroutine at a time, Write by any number, Close by
