@@ -4,6 +4,7 @@ package dnsmap_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -127,6 +128,22 @@ func TestNetnsS20LanIsNotAnswered(t *testing.T) {
 		if out := host.Run(t, args...); !strings.HasPrefix(out, "fd6e:6f64:6574:") {
 			t.Errorf("the host got: %s", out)
 		}
+	}
+}
+
+// The bus of the host can be reached from a network namespace, but a link
+// index means another link there: systemd-resolved outside is not told.
+func TestNetnsResolvedOutsideIsLeftAlone(t *testing.T) {
+	ns := nstest.New(t, "bus")
+	bus := startBus(t)
+	f := startResolved(t, bus, false)
+	h, err := dnsmap.NewHost(resolvedConfig(bus))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Do(t, func() { _, err = h.Apply(t.Context()) })
+	if !errors.Is(err, dnsmap.ErrNoResolved) || f.changes() != 0 {
+		t.Errorf("%v, %d changes", err, f.changes())
 	}
 }
 
