@@ -2,7 +2,7 @@
 // (nodetun.toml), the peers (peers.toml) and what was learnt of their addresses
 // (addresses.json).
 //
-// Settings are read only. Peers are read by anybody and changed by UpdatePeers
+// Settings are read only. Peers are read by anybody and changed by Peers.Edit
 // alone, which holds a lock so that the daemon and a command beside it lose
 // nothing of each other. Addresses are written by the daemon alone.
 //

@@ -1,13 +1,14 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -25,8 +26,8 @@ type Peer struct {
 	// Addrs and Relay are where the user said that it is; both may be empty.
 	Addrs []netip.AddrPort
 	Relay identity.RelayURL
-	// Allow is what it may reach on this host; nothing at all means denied.
-	Allow rules.Rules
+	// Rules say what it may reach on this host; none at all means denied.
+	Rules rules.Rules
 }
 
 // Label is how people know the peer: its petname, else its short NodeID.
@@ -37,124 +38,173 @@ func (p Peer) Label() string {
 	return p.ID.Short()
 }
 
-// peersFile is peers.toml as it stands.
-type peersFile struct {
-	Peer []peerEntry `toml:"peer"`
-}
+// Peers is the file peers.toml of one state directory.
+type Peers struct{ path string }
 
-type peerEntry struct {
-	ID    string    `toml:"id"`
-	Name  string    `toml:"name,omitempty"`
-	Addrs []string  `toml:"addrs,omitempty"`
-	Relay string    `toml:"relay,omitempty"`
-	Allow *[]string `toml:"allow"`
-}
+// NewPeers names the file; it touches nothing.
+func NewPeers(stateDir string) *Peers { return &Peers{filepath.Join(stateDir, "peers.toml")} }
 
-var peerKeys = []string{"peer", "id", "name", "addrs", "relay", "allow"}
+// Path returns the path of the file.
+func (f *Peers) Path() string { return f.path }
 
-const peersHeader = `# The peers of this node. nodetun rewrites this file ("nodetun peer add", "allow",
-# "deny", "forget") and does not keep comments. An empty allow list denies the peer;
-# without one it may use tcp/22 and icmp.
-
-`
-
-// LoadPeers reads peers.toml; a file that does not exist holds none. Errors
-// about its content are a *FileError.
-func LoadPeers(path string) ([]Peer, error) {
-	data, err := os.ReadFile(path)
+// Load reads the file; one that does not exist holds no peers. Errors about its
+// content are a *FileError.
+func (f *Peers) Load() ([]Peer, error) {
+	data, err := readFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return ParsePeers(path, data)
-}
-
-// ParsePeers reads the content of peers.toml; path is for errors only.
-func ParsePeers(path string, data []byte) ([]Peer, error) {
-	var file peersFile
-	if err := decode(path, data, &file, peerKeys); err != nil {
+	doc, err := parse(f.path, data)
+	if err != nil {
 		return nil, err
 	}
-	peers := make([]Peer, 0, len(file.Peer))
-	for i, entry := range file.Peer {
-		peer, key, err := entry.parse()
-		if err == nil {
-			key, err = clash(peers, peer)
-		}
-		if err != nil {
-			return nil, &FileError{Path: path, Line: lineOf(data, key, entryLine(data, i)), Key: key, Err: err}
-		}
-		peers = append(peers, peer)
+	return readPeers(doc)
+}
+
+// Edit changes the file: edit gets its entries and returns those that take
+// their place, while other processes wait. A broken file, and an edit that
+// fails, change nothing. The new entries are returned.
+func (f *Peers) Edit(edit func([]Peer) ([]Peer, error)) ([]Peer, error) {
+	unlock, err := lockFile(f.path + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	peers, err := f.Load()
+	if err != nil {
+		return nil, err
+	}
+	if peers, err = edit(peers); err != nil {
+		return nil, err
+	}
+	data, err := encodePeers(peers)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.path, err)
+	}
+	if err := atomicfile.Write(f.path, data, 0o600); err != nil {
+		return nil, err
 	}
 	return peers, nil
 }
 
-// clash says whether a new entry cannot stand beside those before it.
-func clash(peers []Peer, p Peer) (key string, err error) {
-	for _, other := range peers {
-		if other.ID == p.ID {
-			return "id", fmt.Errorf("%s is listed twice", p.ID)
-		}
-		if p.Name != "" && strings.EqualFold(other.Name, p.Name) {
-			return "name", fmt.Errorf("%q is the name of %s already", p.Name, other.ID)
+// readPeers reads the entries of a parsed file.
+func readPeers(doc *document) ([]Peer, error) {
+	for _, key := range sortedKeys(doc.root) {
+		if key != "peer" {
+			return nil, doc.errorAt(key, errUnknownKey(key, []string{"peer"}))
 		}
 	}
-	return "", nil
-}
-
-// entryLine is the line of the n-th [[peer]], 0 when it is written otherwise.
-func entryLine(data []byte, n int) int {
-	number := 0
-	for line := range bytes.Lines(data) {
-		number++
-		if !strings.HasPrefix(strings.ReplaceAll(string(line), " ", ""), "[[peer]]") {
-			continue
-		}
-		if n == 0 {
-			return number
-		}
-		n--
+	entries, ok := tables(doc.root["peer"])
+	if !ok {
+		return nil, doc.errorAt("peer", errors.New("write [[peer]], with two brackets"))
 	}
-	return 0
-}
-
-// parse reads one entry, and names the key that cannot be read.
-func (e peerEntry) parse() (p Peer, key string, err error) {
-	if e.ID == "" {
-		return p, "id", errors.New("every peer needs one")
-	}
-	if p.ID, err = identity.ParseNodeID(e.ID); err != nil {
-		return p, "id", err
-	}
-	p.Name = e.Name
-	for _, text := range e.Addrs {
-		addr, err := ParseAddr(text)
+	peers, seen := make([]Peer, 0, len(entries)), make(map[identity.NodeID]bool, len(entries))
+	for i, entry := range entries {
+		at := "peer." + strconv.Itoa(i) + "."
+		p, key, err := readPeer(entry)
 		if err != nil {
-			return p, "addrs", err
+			return nil, doc.errorAt(at+key, err)
 		}
-		p.Addrs = append(p.Addrs, addr)
+		if seen[p.ID] {
+			return nil, doc.errorAt(at+"id", fmt.Errorf("%s is there twice", p.ID))
+		}
+		seen[p.ID] = true
+		peers = append(peers, p)
 	}
-	if e.Relay != "" {
-		if p.Relay, err = identity.ParseRelayURL(e.Relay); err != nil {
-			return p, "relay", err
+	return peers, nil
+}
+
+// tables takes what TOML makes of [[peer]]; nothing at all is fine too.
+func tables(value any) ([]map[string]any, bool) {
+	if value == nil {
+		return nil, true
+	}
+	list, ok := value.([]any)
+	if !ok {
+		return nil, false
+	}
+	entries := make([]map[string]any, len(list))
+	for i, element := range list {
+		if entries[i], ok = element.(map[string]any); !ok {
+			return nil, false
 		}
 	}
-	p.Allow = rules.Default()
-	if e.Allow != nil {
-		if p.Allow, err = rules.Parse(*e.Allow); err != nil {
-			return p, "allow", err
+	return entries, true
+}
+
+// readPeer reads one entry, and names the key that cannot be read.
+func readPeer(entry map[string]any) (p Peer, key string, err error) {
+	if _, given := entry["id"]; !given {
+		return p, "id", errors.New("is missing")
+	}
+	p.Rules = rules.Default()
+	for _, key := range sortedKeys(entry) {
+		if err := p.set(key, entry[key]); err != nil {
+			return p, key, err
 		}
 	}
 	return p, "", nil
 }
 
-// ParseAddr reads ip:port of another machine.
-func ParseAddr(s string) (netip.AddrPort, error) {
-	addr, err := netip.ParseAddrPort(s)
+func (p *Peer) set(key string, value any) (err error) {
+	var word string
+	var list []string
+	switch key {
+	case "id", "name", "relay":
+		word, err = asText(value)
+	case "addrs", "allow":
+		list, err = asList(value)
+	default:
+		err = errUnknownKey(key, []string{"id", "name", "addrs", "relay", "allow"})
+	}
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q is not ip:port (IPv6 as [addr]:port)", s)
+		return err
+	}
+	switch key {
+	case "id":
+		p.ID, err = identity.ParseNodeID(word)
+	case "name":
+		// A bad name, or one taken by another peer, must not spoil the others:
+		// whoever uses names judges them.
+		p.Name = word
+	case "relay":
+		if word != "" {
+			p.Relay, err = identity.ParseRelayURL(word)
+		}
+	case "addrs":
+		p.Addrs, err = parseAddrs(list)
+	case "allow":
+		p.Rules, err = rules.Parse(list)
+	}
+	return err
+}
+
+// maxAddrs bounds the addresses of one peer, as S9 does.
+const maxAddrs = 64
+
+func parseAddrs(list []string) ([]netip.AddrPort, error) {
+	if len(list) > maxAddrs {
+		return nil, fmt.Errorf("has more than %d addresses", maxAddrs)
+	}
+	var addrs []netip.AddrPort
+	for _, text := range list {
+		addr, err := ParseAddrPort(text)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
+}
+
+// ParseAddrPort reads ip:port of another machine.
+func ParseAddrPort(s string) (netip.AddrPort, error) {
+	addr, err := netip.ParseAddrPort(strings.TrimSpace(s))
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is no ip:port (such as 192.0.2.7:41820 or [2001:db8::7]:41820)", s)
 	}
 	ip := addr.Addr().Unmap()
 	if addr.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() {
@@ -163,43 +213,54 @@ func ParseAddr(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ip, addr.Port()), nil
 }
 
-// UpdatePeers changes peers.toml: edit gets its entries and returns those that
-// take their place. Other processes wait meanwhile. A file that is broken, and
-// an edit that fails, change nothing. The new entries are returned.
-func UpdatePeers(path string, edit func([]Peer) ([]Peer, error)) ([]Peer, error) {
-	held, err := waitLock(path + ".lock")
-	if err != nil {
-		return nil, err
-	}
-	defer held.Release()
-	peers, err := LoadPeers(path)
-	if err != nil {
-		return nil, err
-	}
-	peers, err = edit(peers)
-	if err != nil {
-		return nil, err
-	}
-	data, err := encodePeers(peers)
-	if err != nil {
-		return nil, err
-	}
-	return peers, atomicfile.Write(path, data, 0o600)
+// peersHeader begins the file.
+const peersHeader = `# The peers of this node. The commands peer add, allow, deny and forget write this
+# file anew, without comments. An empty allow list denies the peer; a peer without
+# one may use tcp/22 and icmp.
+
+`
+
+// peersFile and peerEntry are the file as it is written.
+type peersFile struct {
+	Peer []peerEntry `toml:"peer"`
+}
+
+type peerEntry struct {
+	ID    string   `toml:"id"`
+	Name  string   `toml:"name,omitempty"`
+	Addrs []string `toml:"addrs,omitempty"`
+	Relay string   `toml:"relay,omitempty"`
+	Allow []string `toml:"allow"`
 }
 
 func encodePeers(peers []Peer) ([]byte, error) {
+	if len(peers) == 0 {
+		return []byte(peersHeader), nil
+	}
 	var file peersFile
 	for _, p := range peers {
-		allow := p.Allow.Strings()
-		entry := peerEntry{ID: p.ID.String(), Name: p.Name, Relay: p.Relay.String(), Allow: &allow}
+		entry := peerEntry{ID: p.ID.String(), Name: p.Name, Relay: p.Relay.String(), Allow: p.Rules.Strings()}
 		for _, addr := range p.Addrs {
 			entry.Addrs = append(entry.Addrs, addr.String())
 		}
 		file.Peer = append(file.Peer, entry)
 	}
-	if len(file.Peer) == 0 {
-		return []byte(peersHeader), nil
-	}
 	data, err := toml.Marshal(file)
 	return slices.Concat([]byte(peersHeader), data), err
+}
+
+// maxFile bounds what is read of any file, far above what nodetun writes.
+const maxFile = 64 << 20
+
+// readFile reads a regular file of bearable size. Reading a named pipe would
+// wait for a writer.
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, &FileError{Path: path, Err: fmt.Errorf("is no regular file of at most %d MiB", maxFile>>20)}
+	}
+	return os.ReadFile(path)
 }
