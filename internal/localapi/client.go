@@ -1,0 +1,207 @@
+package localapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"syscall"
+	"time"
+)
+
+// maxBody bounds requests and answers, in bytes.
+const maxBody = 16 << 20
+
+// Client asks the node behind a socket. It is a Backend.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+var _ Backend = (*Client)(nil)
+
+// NewClient makes a client for the socket; it connects when something is asked.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// Running reports whether a node listens on the socket. The error is not nil
+// when that cannot be known, as without permission.
+func (c *Client) Running() (bool, error) {
+	conn, err := net.DialTimeout("unix", c.socket, time.Second)
+	if err == nil {
+		conn.Close()
+		return true, nil
+	}
+	err = c.explain(err)
+	if errors.Is(err, ErrNotRunning) {
+		return false, nil
+	}
+	return false, err
+}
+
+// Gone waits until the socket is no more, which a node that ends takes away
+// last.
+func (c *Client) Gone(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if running, _ := c.Running(); !running {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the node is still running: %w", ctx.Err())
+		}
+	}
+}
+
+// explain says what an error of connecting means.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
+		return ErrNotRunning
+	case errors.Is(err, fs.ErrPermission):
+		return Wrap(KindForbidden, fmt.Errorf("not allowed to use %s (try: sudo nodetun …)", c.socket))
+	default:
+		return err
+	}
+}
+
+// call asks one question; in and out may be nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://nodetun"+path, body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return c.explain(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil {
+		return fmt.Errorf("the node broke off: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var e wireError
+		if json.Unmarshal(b, &e) != nil || e.Text == "" {
+			return fmt.Errorf("the node answered %s", resp.Status)
+		}
+		return &Error{Kind: e.Kind, Text: e.Text}
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("the node's answer makes no sense (other version?): %w", err)
+	}
+	return nil
+}
+
+func get[T any](ctx context.Context, c *Client, path string) (v T, err error) {
+	err = c.call(ctx, http.MethodGet, path, nil, &v)
+	return v, err
+}
+
+func post[T any](ctx context.Context, c *Client, path string, in any) (v T, err error) {
+	err = c.call(ctx, http.MethodPost, path, in, &v)
+	return v, err
+}
+
+// Status implements Backend.
+func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status](ctx, c, "/v1/status") }
+
+// Self implements Backend.
+func (c *Client) Self(ctx context.Context) (Self, error) { return get[Self](ctx, c, "/v1/self") }
+
+// Ticket implements Backend.
+func (c *Client) Ticket(ctx context.Context) (Ticket, error) { return get[Ticket](ctx, c, "/v1/ticket") }
+
+// Whois implements Backend.
+func (c *Client) Whois(ctx context.Context, addr string) (Whois, error) {
+	return get[Whois](ctx, c, "/v1/whois?addr="+url.QueryEscape(addr))
+}
+
+// Check implements Backend.
+func (c *Client) Check(ctx context.Context, peer, rule string) (Check, error) {
+	return get[Check](ctx, c, "/v1/check?peer="+url.QueryEscape(peer)+"&rule="+url.QueryEscape(rule))
+}
+
+// Ping implements Backend.
+func (c *Client) Ping(ctx context.Context, r PingRequest) (Ping, error) {
+	return post[Ping](ctx, c, "/v1/ping", r)
+}
+
+// Peers implements Backend.
+func (c *Client) Peers(ctx context.Context) ([]PeerEntry, error) {
+	return get[[]PeerEntry](ctx, c, "/v1/peers")
+}
+
+// AddPeer implements Backend.
+func (c *Client) AddPeer(ctx context.Context, r AddRequest) (AddResult, error) {
+	return post[AddResult](ctx, c, "/v1/peers", r)
+}
+
+// Forget implements Backend.
+func (c *Client) Forget(ctx context.Context, peer string) (PeerEntry, error) {
+	return post[PeerEntry](ctx, c, "/v1/forget", RulesRequest{Peer: peer})
+}
+
+// Allow implements Backend.
+func (c *Client) Allow(ctx context.Context, r RulesRequest) (PeerEntry, error) {
+	return post[PeerEntry](ctx, c, "/v1/allow", r)
+}
+
+// Deny implements Backend.
+func (c *Client) Deny(ctx context.Context, r RulesRequest) (PeerEntry, error) {
+	return post[PeerEntry](ctx, c, "/v1/deny", r)
+}
+
+// Reload implements Backend.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/reload", nil, nil)
+}
+
+// Down implements Backend.
+func (c *Client) Down(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/down", nil, nil)
+}
+
+// RemoveStale removes a socket that nobody listens on. It is no error when
+// there is none.
+func RemoveStale(socket string) error {
+	if running, err := NewClient(socket).Running(); running || err != nil {
+		return err
+	}
+	info, err := os.Lstat(socket)
+	if err != nil || info.Mode()&fs.ModeSocket == 0 {
+		return nil
+	}
+	return os.Remove(socket)
+}

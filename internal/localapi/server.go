@@ -1,0 +1,157 @@
+package localapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// ServerConfig is what a Server is told. Backend is required.
+type ServerConfig struct {
+	Backend Backend
+	// Logger may be nil.
+	Logger *slog.Logger
+
+	// credentials and owner stand in for the kernel in tests.
+	credentials func(*net.UnixConn) (credentials, error)
+	owner       int
+	gid         int
+}
+
+// Server answers on the control socket.
+type Server struct {
+	cfg  ServerConfig
+	http *http.Server
+}
+
+// NewServer makes a server; it starts nothing.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.credentials == nil {
+		cfg.credentials, cfg.owner, cfg.gid = peerCredentials, os.Geteuid(), -1
+		if gid, ok := groupID(); ok {
+			cfg.gid = gid
+		}
+	}
+	s := &Server{cfg: cfg}
+	s.http = &http.Server{
+		Handler:           s.routes(),
+		ConnContext:       s.identify,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// shutdownTimeout is for answers that are under way when the node ends.
+const shutdownTimeout = time.Second
+
+// Run answers on the listener until ctx ends, lets answers under way finish,
+// and closes the listener.
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- s.http.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if s.http.Shutdown(stop) != nil {
+		s.http.Close()
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+type accessKey struct{}
+
+// identify notes with each connection what its other end may do.
+func (s *Server) identify(ctx context.Context, conn net.Conn) context.Context {
+	level := accessNone
+	if u, ok := unixConn(conn); ok {
+		who, err := s.cfg.credentials(u)
+		if err == nil {
+			level = judge(who, s.cfg.owner, s.cfg.gid)
+		} else {
+			s.cfg.Logger.Warn("control socket: who asks is not known", "err", err)
+		}
+	}
+	return context.WithValue(ctx, accessKey{}, level)
+}
+
+// routes lists every question and who may ask it.
+func (s *Server) routes() http.Handler {
+	b, mux := s.cfg.Backend, http.NewServeMux()
+	read := func(pattern string, f func(*http.Request) (any, error)) { mux.Handle(pattern, s.handler(accessRead, f)) }
+	trust := func(pattern string, f func(*http.Request) (any, error)) { mux.Handle(pattern, s.handler(accessAll, f)) }
+
+	read("GET /v1/status", func(r *http.Request) (any, error) { return b.Status(r.Context()) })
+	read("GET /v1/self", func(r *http.Request) (any, error) { return b.Self(r.Context()) })
+	read("GET /v1/ticket", func(r *http.Request) (any, error) { return b.Ticket(r.Context()) })
+	read("GET /v1/whois", func(r *http.Request) (any, error) { return b.Whois(r.Context(), r.FormValue("addr")) })
+	read("GET /v1/check", func(r *http.Request) (any, error) {
+		return b.Check(r.Context(), r.FormValue("peer"), r.FormValue("rule"))
+	})
+	read("GET /v1/peers", func(r *http.Request) (any, error) { return b.Peers(r.Context()) })
+	read("POST /v1/ping", with(b.Ping))
+	trust("POST /v1/peers", with(b.AddPeer))
+	trust("POST /v1/allow", with(b.Allow))
+	trust("POST /v1/deny", with(b.Deny))
+	trust("POST /v1/forget", with(func(ctx context.Context, in RulesRequest) (PeerEntry, error) { return b.Forget(ctx, in.Peer) }))
+	trust("POST /v1/reload", func(r *http.Request) (any, error) { return nil, b.Reload(r.Context()) })
+	trust("POST /v1/down", func(r *http.Request) (any, error) { return nil, b.Down(r.Context()) })
+	return mux
+}
+
+// with reads the body of a request for f.
+func with[In, Out any](f func(context.Context, In) (Out, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		var in In
+		decoder := json.NewDecoder(r.Body)
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&in); err != nil {
+			return nil, Wrap(KindBadRequest, err)
+		}
+		return f(r.Context(), in)
+	}
+}
+
+// handler answers one kind of question to those who may ask it.
+func (s *Server) handler(needs access, f func(*http.Request) (any, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		level, _ := r.Context().Value(accessKey{}).(access)
+		if level < needs {
+			s.answer(w, httpStatus(KindForbidden), wireError{KindForbidden, errForbidden.Text})
+			return
+		}
+		out, err := f(r)
+		if err != nil {
+			kind := KindOf(err)
+			s.answer(w, httpStatus(kind), wireError{kind, err.Error()})
+			return
+		}
+		s.answer(w, http.StatusOK, out)
+	})
+}
+
+func (s *Server) answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		s.cfg.Logger.Debug("control socket: answer not sent", "err", err)
+	}
+}

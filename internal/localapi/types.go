@@ -1,0 +1,189 @@
+package localapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+)
+
+// Backend is what can be asked of a node. Peers are named by NodeID, petname or
+// the beginning of a NodeID. Errors wrap an *Error where its Kind matters.
+type Backend interface {
+	Status(context.Context) (Status, error)
+	// Self says who this node is.
+	Self(context.Context) (Self, error)
+	Ticket(context.Context) (Ticket, error)
+	// Whois finds the node that an overlay address or a name belongs to.
+	Whois(ctx context.Context, addr string) (Whois, error)
+	// Check says whether a peer may reach something here.
+	Check(ctx context.Context, peer, rule string) (Check, error)
+	// Ping makes one round trip through the tunnel.
+	Ping(context.Context, PingRequest) (Ping, error)
+	Peers(context.Context) ([]PeerEntry, error)
+	// AddPeer, Forget, Allow and Deny are in force when they return (S16).
+	AddPeer(context.Context, AddRequest) (AddResult, error)
+	Forget(ctx context.Context, peer string) (PeerEntry, error)
+	Allow(context.Context, RulesRequest) (PeerEntry, error)
+	Deny(context.Context, RulesRequest) (PeerEntry, error)
+	// Reload reads settings and peers again.
+	Reload(context.Context) error
+	// Down asks the node to end; it returns before that.
+	Down(context.Context) error
+}
+
+// Status is all that `nodetun status` shows.
+type Status struct {
+	Self   Self     `json:"self"`
+	Peers  []Peer   `json:"peers"`
+	Health []Health `json:"health"`
+}
+
+// Self is this node. Pointers are nil where nothing is known.
+type Self struct {
+	ID      identity.NodeID `json:"id"`
+	Name    string          `json:"name"`
+	FQDN    string          `json:"fqdn"`
+	IPv6    string          `json:"ipv6"`
+	IPv4    *string         `json:"ipv4"`
+	Version string          `json:"version"`
+	PID     *int            `json:"pid"`
+	// UptimeS is in seconds.
+	UptimeS         *int64   `json:"uptime_s"`
+	Relay           *string  `json:"relay"`
+	RelayRTTms      *float64 `json:"relay_rtt_ms"`
+	NAT             *string  `json:"nat"`
+	UDP             *bool    `json:"udp"`
+	DirectAddresses []string `json:"direct_addresses"`
+	Zone            string   `json:"zone"`
+}
+
+// Peer is one row of the status.
+type Peer struct {
+	ID   identity.NodeID `json:"id"`
+	Name string          `json:"name"`
+	FQDN string          `json:"fqdn"`
+	IPv6 string          `json:"ipv6"`
+	IPv4 *string         `json:"ipv4"`
+	// State is idle, connecting, connected, unreachable or refused.
+	State string `json:"state"`
+	// Path is direct, relay, mixed or none; Endpoint the address or relay URL.
+	Path     string   `json:"path"`
+	Endpoint *string  `json:"endpoint"`
+	Relay    *string  `json:"relay"`
+	RTTms    *float64 `json:"rtt_ms"`
+	// Loss is a share from 0 to 1.
+	Loss    *float64 `json:"loss"`
+	RxBytes uint64   `json:"rx_bytes"`
+	TxBytes uint64   `json:"tx_bytes"`
+	Flows   int      `json:"flows"`
+	// Carrier is records or quic.
+	Carrier   *string    `json:"carrier"`
+	LastSeen  *time.Time `json:"last_seen"`
+	LastError *string    `json:"last_error"`
+	Rules     []string   `json:"rules"`
+	// ProposedName is what the peer calls itself, TheirRules what it lets us
+	// reach; empty while nothing is known.
+	ProposedName string   `json:"proposed_name"`
+	TheirRules   []string `json:"their_rules"`
+}
+
+// Health is something that the user should know, with what helps.
+type Health struct {
+	// Level is warn or error.
+	Level string `json:"level"`
+	Text  string `json:"text"`
+	Fix   string `json:"fix"`
+}
+
+// Ticket is where this node may be found.
+type Ticket struct {
+	Ticket          string          `json:"ticket"`
+	ID              identity.NodeID `json:"id"`
+	Relay           *string         `json:"relay"`
+	DirectAddresses []string        `json:"direct_addresses"`
+}
+
+// Whois is the node that an address belongs to.
+type Whois struct {
+	ID   identity.NodeID `json:"id"`
+	Name string          `json:"name"`
+	FQDN string          `json:"fqdn"`
+	IPv6 string          `json:"ipv6"`
+	IPv4 *string         `json:"ipv4"`
+	// Kind is self, peer or other.
+	Kind string `json:"kind"`
+}
+
+// Check is an answer to the question whether a peer may reach something here.
+type Check struct {
+	Peer    string          `json:"peer"`
+	ID      identity.NodeID `json:"id"`
+	Asked   string          `json:"asked"`
+	Allowed bool            `json:"allowed"`
+	// Rule is the one that allows it, empty for none.
+	Rule string `json:"rule"`
+}
+
+// PingRequest asks for one round trip.
+type PingRequest struct {
+	Peer string `json:"peer"`
+	// TimeoutMS is how long to wait, in milliseconds.
+	TimeoutMS int64 `json:"timeout_ms"`
+}
+
+// Ping is one round trip.
+type Ping struct {
+	ID       identity.NodeID `json:"id"`
+	Peer     string          `json:"peer"`
+	RTTms    float64         `json:"rtt_ms"`
+	Path     string          `json:"path"`
+	Endpoint string          `json:"endpoint"`
+}
+
+// PeerEntry is one entry of the list of peers.
+type PeerEntry struct {
+	ID    identity.NodeID `json:"id"`
+	Name  string          `json:"name"`
+	FQDN  string          `json:"fqdn"`
+	IPv6  string          `json:"ipv6"`
+	IPv4  *string         `json:"ipv4"`
+	Addrs []string        `json:"addrs"`
+	Relay *string         `json:"relay"`
+	// Rules are what it may reach here; none at all is denied.
+	Rules []string `json:"rules"`
+}
+
+// Label is how people know the peer.
+func (p PeerEntry) Label() string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return p.ID.Short()
+}
+
+// AddRequest adds a peer or adds to what is known of one.
+type AddRequest struct {
+	// Peer is a NodeID or a ticket.
+	Peer  string   `json:"peer"`
+	Name  string   `json:"name,omitempty"`
+	Addrs []string `json:"addrs,omitempty"`
+	Relay string   `json:"relay,omitempty"`
+	// Allow are the rules; nil for the default, or those that the peer has.
+	Allow []string `json:"allow,omitempty"`
+}
+
+// AddResult says what AddPeer did.
+type AddResult struct {
+	Peer PeerEntry `json:"peer"`
+	// Added is false when the peer was there before.
+	Added bool `json:"added"`
+	// Self is this node, which the other side must add too.
+	Self identity.NodeID `json:"self"`
+}
+
+// RulesRequest names a peer and rules.
+type RulesRequest struct {
+	Peer  string   `json:"peer"`
+	Rules []string `json:"rules,omitempty"`
+}
