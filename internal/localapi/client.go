@@ -135,13 +135,17 @@ func post[T any](ctx context.Context, c *Client, path string, in any) (v T, err 
 }
 
 // Status implements Backend.
-func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status](ctx, c, "/v1/status") }
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/v1/status")
+}
 
 // Self implements Backend.
 func (c *Client) Self(ctx context.Context) (Self, error) { return get[Self](ctx, c, "/v1/self") }
 
 // Ticket implements Backend.
-func (c *Client) Ticket(ctx context.Context) (Ticket, error) { return get[Ticket](ctx, c, "/v1/ticket") }
+func (c *Client) Ticket(ctx context.Context) (Ticket, error) {
+	return get[Ticket](ctx, c, "/v1/ticket")
+}
 
 // Whois implements Backend.
 func (c *Client) Whois(ctx context.Context, addr string) (Whois, error) {

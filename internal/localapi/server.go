@@ -95,7 +95,9 @@ func (s *Server) identify(ctx context.Context, conn net.Conn) context.Context {
 // routes lists every question and who may ask it.
 func (s *Server) routes() http.Handler {
 	b, mux := s.cfg.Backend, http.NewServeMux()
-	read := func(pattern string, f func(*http.Request) (any, error)) { mux.Handle(pattern, s.handler(accessRead, f)) }
+	read := func(pattern string, f func(*http.Request) (any, error)) {
+		mux.Handle(pattern, s.handler(accessRead, f))
+	}
 	trust := func(pattern string, f func(*http.Request) (any, error)) { mux.Handle(pattern, s.handler(accessAll, f)) }
 
 	read("GET /v1/status", func(r *http.Request) (any, error) { return b.Status(r.Context()) })
