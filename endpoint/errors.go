@@ -187,7 +187,7 @@ func (e *Endpoint) silence(id identity.NodeID, err error) error {
 		return err
 	}
 	if info, ok := e.socket.Remote(id); ok && info.LastError != "" {
-		return fmt.Errorf("%w: %s: %w", ErrNoAnswer, info.LastError, err)
+		return fmt.Errorf("%w from %s: %s: %w", ErrNoAnswer, id.Short(), info.LastError, err)
 	}
-	return fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	return fmt.Errorf("%w from %s: %w", ErrNoAnswer, id.Short(), err)
 }

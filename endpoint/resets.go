@@ -47,6 +47,12 @@ func (g *resetGuard) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int,
 	return g.PacketConn.WriteMsgUDP(b, oob, addr)
 }
 
+// ResetCounts returns how many stateless resets were sent, and how many more
+// would have been without the limit, since the start.
+func (e *Endpoint) ResetCounts() (sent, dropped uint64) {
+	return e.resets.sent.Load(), e.resets.dropped.Load()
+}
+
 // resetRate counts the resets of the present second by node; the zero value is
 // ready for use.
 type resetRate struct {
