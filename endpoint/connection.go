@@ -9,6 +9,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
 // The streams of a connection are quic-go's. Writes and reads honour
@@ -134,3 +135,10 @@ func (c *Connection) Stats() Stats {
 
 // Path returns what the socket knows of the way to the peer.
 func (c *Connection) Path() (magicsock.RemoteInfo, bool) { return c.socket.Remote(c.remote) }
+
+// PathText returns the way to the peer in the words of iroh-net: direct(a),
+// relay(u), mixed(udp: a, relay: u) or none.
+func (c *Connection) PathText() string {
+	info, _ := c.Path()
+	return nodemap.PathText(info.Conn, nodemap.Route{UDP: info.UDP, Relay: info.Relay})
+}

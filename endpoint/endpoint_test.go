@@ -48,6 +48,9 @@ func TestConnect(t *testing.T) {
 	if info, ok := dialled.Path(); !ok || info.Conn.String() != "direct" {
 		t.Errorf("path %v", info.Conn)
 	}
+	if want := "direct(" + b.addr().Direct[0].String() + ")"; dialled.PathText() != want {
+		t.Errorf("path %s, want %s", dialled.PathText(), want)
+	}
 	if dialled.RTT() <= 0 || dialled.Stats().PacketsSent == 0 {
 		t.Errorf("rtt %v, stats %+v", dialled.RTT(), dialled.Stats())
 	}
