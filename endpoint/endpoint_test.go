@@ -303,10 +303,10 @@ func TestAdmit(t *testing.T) {
 	if _, err := a.Connect(expired(t), b.addr(), testALPN); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("not admitted: %v", err)
 	}
+	mu.Lock()
 	if asked == 0 {
 		t.Error("nobody asked")
 	}
-	mu.Lock()
 	admitted = append(admitted, a.NodeID())
 	mu.Unlock()
 	c, err := a.Connect(withTimeout(t), b.addr(), testALPN)
