@@ -27,8 +27,10 @@ type Info struct {
 	// TCPFlags are the flag bits of byte 13 of a TCP header, else 0.
 	TCPFlags uint8
 
+	// dataAt is where the data of a fragment begins, from which FragOffset
+	// counts: L4 comes later when extension headers follow the fragment header.
 	// nextAt is where the number of the fragment header stands (IPv6).
-	nextAt int
+	dataAt, nextAt int
 }
 
 // Errors of Parse.
@@ -47,6 +49,7 @@ const (
 	protoUDP      = 17
 	protoRouting  = 43
 	protoFragment = 44
+	protoAuth     = 51
 	protoICMPv6   = 58
 	protoDestOpts = 60
 )
@@ -96,16 +99,21 @@ func parse4(ip []byte) (Info, error) {
 	if header > ipv4Len && hasSourceRoute(ip[ipv4Len:header]) {
 		return Info{}, ErrHeaderChain
 	}
-	fragment := binary.BigEndian.Uint16(ip[6:])
-	i := Info{
-		Version: 4, Proto: ip[9], L4: header,
-		Src: netip.AddrFrom4([4]byte(ip[12:])), Dst: netip.AddrFrom4([4]byte(ip[16:])),
-		MoreFragments: fragment&0x2000 != 0,
-		FragOffset:    int(fragment&0x1fff) * 8,
-		FragID:        uint32(binary.BigEndian.Uint16(ip[4:])),
-	}
-	i.Fragment = i.MoreFragments || i.FragOffset > 0
+	i := Info{Version: 4, L4: header}
+	i.readHeader4(ip)
 	return i, i.parseL4(ip)
+}
+
+// readHeader4 reads the fixed part of an IPv4 header.
+func (i *Info) readHeader4(ip []byte) {
+	i.Proto = ip[9]
+	i.Src, i.Dst = netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:]))
+	field := binary.BigEndian.Uint16(ip[6:])
+	i.MoreFragments, i.FragOffset = field&0x2000 != 0, int(field&0x1fff)*8
+	i.FragID = uint32(binary.BigEndian.Uint16(ip[4:]))
+	if i.MoreFragments || i.FragOffset > 0 {
+		i.Fragment, i.dataAt = true, i.L4
+	}
 }
 
 // hasSourceRoute looks for the loose and strict source route (RFC 791 3.1)
@@ -156,7 +164,7 @@ func (i *Info) walk6(ip []byte) error {
 				return ErrTruncated
 			}
 			length := (int(ip[i.L4+1]) + 1) * 8
-			if i.L4+length-ipv6Len > maxExtensionBytes || hasJumbo(ip[i.L4:min(i.L4+length, len(ip))]) {
+			if hasJumbo(ip[i.L4:min(i.L4+length, len(ip))]) {
 				return ErrHeaderChain
 			}
 			next, nextAt = ip[i.L4], i.L4
@@ -171,21 +179,22 @@ func (i *Info) walk6(ip []byte) error {
 			i.readFragment6(ip, nextAt)
 			next, nextAt = ip[i.L4], i.L4
 			i.L4 += 8
+			i.dataAt = i.L4
 			if i.FragOffset > 0 {
 				i.Proto = next
 				return nil
 			}
-		case protoRouting, 135, 139, 140, 253, 254: // routing, mobility, HIP, shim6, experiments
+		case protoRouting, protoAuth, 135, 139, 140, 253, 254: // … mobility, HIP, shim6, experiments
 			return ErrHeaderChain
 		default:
 			i.Proto = next
-			if i.L4 > len(ip) {
-				return ErrTruncated
-			}
 			return nil
 		}
-		if i.L4 > len(ip) {
+		switch {
+		case i.L4 > len(ip):
 			return ErrTruncated
+		case i.L4-ipv6Len > maxExtensionBytes:
+			return ErrHeaderChain
 		}
 	}
 	return ErrHeaderChain
@@ -326,9 +335,8 @@ func Quoted(ip []byte, i Info) (Info, error) {
 	q := Info{Version: i.Version}
 	switch {
 	case i.Version == 4 && len(inner) >= ipv4Len && inner[0]>>4 == 4 && int(inner[0]&0x0f)*4 >= ipv4Len:
-		q.Proto, q.L4 = inner[9], int(inner[0]&0x0f)*4
-		q.Src, q.Dst = netip.AddrFrom4([4]byte(inner[12:])), netip.AddrFrom4([4]byte(inner[16:]))
-		q.FragOffset = int(binary.BigEndian.Uint16(inner[6:])&0x1fff) * 8
+		q.L4 = int(inner[0]&0x0f) * 4
+		q.readHeader4(inner)
 	case i.Version == 6 && len(inner) >= ipv6Len && inner[0]>>4 == 6:
 		q.L4 = ipv6Len
 		q.Src, q.Dst = netip.AddrFrom16([16]byte(inner[8:])), netip.AddrFrom16([16]byte(inner[24:]))

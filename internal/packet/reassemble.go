@@ -8,10 +8,14 @@ import (
 	"time"
 )
 
-// Limits of a Reassembler (S14).
+// Limits of a Reassembler (S14). A piece counts as more bytes than it has, for
+// what it costs to keep; a packet of 64 KiB in pieces for a path of 576 bytes
+// has 119.
 const (
 	maxPending      = 64
 	maxPendingBytes = 1 << 20
+	maxPieces       = 256
+	pieceCost       = 64
 	pendingLife     = 5 * time.Second
 	maxWhole        = 65535
 )
@@ -25,7 +29,8 @@ var ErrFragment = errors.New("packet: fragment refused")
 // zero value is ready for use; it has one user at a time.
 type Reassembler struct {
 	pending map[fragmentKey]*partial
-	bytes   int
+	bytes   int    // cost of all pending
+	begun   uint64 // packets begun, the number of the newest
 }
 
 type fragmentKey struct {
@@ -37,12 +42,16 @@ type fragmentKey struct {
 // partial is a packet of which fragments are missing.
 type partial struct {
 	began  time.Time
+	number uint64 // orders packets that began at one time
 	header []byte // of the first fragment, up to its data
 	nextAt int    // IPv6: where the number of the fragment header stands
 	pieces []piece
 	total  int // length of the data, -1 until the last fragment came
-	held   int
+	held   int // bytes of data in pieces
 }
+
+// cost is what the packet counts in the limit of bytes.
+func (p *partial) cost() int { return p.held + len(p.pieces)*pieceCost }
 
 type piece struct {
 	offset int
@@ -50,12 +59,16 @@ type piece struct {
 }
 
 // Add takes a fragment, of which i is Parse's Info, and returns the whole
-// packet if it was the last that missed; else nil. The fragment is copied. An
-// overlap drops everything of the packet (RFC 5722).
+// packet if it was the last that missed; else nil. The fragment is copied; a
+// packet that is no fragment comes back as it is. An overlap drops everything
+// of the packet (RFC 5722). The whole packet is new to everybody: it is to be
+// parsed and judged like any other.
 func (r *Reassembler) Add(now time.Time, ip []byte, i Info) ([]byte, error) {
 	r.expire(now)
-	key := fragmentKey{i.Src, i.Dst, i.FragID, i.Proto}
-	data := ip[i.L4:]
+	if !i.Fragment {
+		return ip, nil
+	}
+	key, data := keyOf(i), ip[i.dataAt:]
 	if i.MoreFragments && (len(data)%8 != 0 || len(data) == 0) || i.FragOffset+len(data) > maxWhole {
 		r.drop(key)
 		return nil, ErrFragment
@@ -64,11 +77,11 @@ func (r *Reassembler) Add(now time.Time, ip []byte, i Info) ([]byte, error) {
 	if p == nil {
 		p = r.start(key, now)
 	}
-	if !p.add(i, ip[:i.L4], data) {
+	if !p.add(i, ip[:i.dataAt], data) {
 		r.drop(key)
 		return nil, ErrFragment
 	}
-	r.bytes += len(data)
+	r.bytes += len(data) + pieceCost
 	for r.bytes > maxPendingBytes {
 		r.dropOldest()
 	}
@@ -86,6 +99,17 @@ func (r *Reassembler) Add(now time.Time, ip []byte, i Info) ([]byte, error) {
 	return whole, nil
 }
 
+// keyOf says which packet a fragment belongs to. IPv6 does not ask for the
+// protocol: fragments may differ in it, and the first one's counts (RFC 8200
+// 4.5).
+func keyOf(i Info) fragmentKey {
+	key := fragmentKey{src: i.Src, dst: i.Dst, id: i.FragID}
+	if i.Version == 4 {
+		key.proto = i.Proto
+	}
+	return key
+}
+
 func (r *Reassembler) start(key fragmentKey, now time.Time) *partial {
 	if r.pending == nil {
 		r.pending = make(map[fragmentKey]*partial)
@@ -93,7 +117,8 @@ func (r *Reassembler) start(key fragmentKey, now time.Time) *partial {
 	if len(r.pending) >= maxPending {
 		r.dropOldest()
 	}
-	p := &partial{began: now, total: -1}
+	r.begun++
+	p := &partial{began: now, number: r.begun, total: -1}
 	r.pending[key] = p
 	return p
 }
@@ -112,7 +137,7 @@ func (r *Reassembler) dropOldest() {
 		found  *partial
 	)
 	for key, p := range r.pending {
-		if found == nil || p.began.Before(found.began) {
+		if found == nil || p.number < found.number {
 			oldest, found = key, p
 		}
 	}
@@ -121,7 +146,7 @@ func (r *Reassembler) dropOldest() {
 
 func (r *Reassembler) drop(key fragmentKey) {
 	if p := r.pending[key]; p != nil {
-		r.bytes -= p.held
+		r.bytes -= p.cost()
 		delete(r.pending, key)
 	}
 }
@@ -131,6 +156,8 @@ func (p *partial) add(i Info, header, data []byte) bool {
 	at, _ := slices.BinarySearchFunc(p.pieces, i.FragOffset, func(have piece, offset int) int { return have.offset - offset })
 	end := i.FragOffset + len(data)
 	switch {
+	case len(p.pieces) >= maxPieces:
+		return false
 	case at < len(p.pieces) && p.pieces[at].offset < end,
 		at < len(p.pieces) && p.pieces[at].offset == i.FragOffset,
 		at > 0 && p.pieces[at-1].offset+len(p.pieces[at-1].data) > i.FragOffset:

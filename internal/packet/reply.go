@@ -32,8 +32,8 @@ const (
 
 // AppendUnreachable appends an ICMP error about orig, from the given address to
 // orig's sender. It returns nil for packets that must not be answered: ICMP
-// errors, later fragments, and what does not parse (RFC 1122 3.2.2, RFC 4443
-// 2.4 e).
+// errors and redirects, later fragments, multicast and what else BadAddr
+// refuses, and what does not parse (RFC 1122 3.2.2, RFC 4443 2.4 e).
 func AppendUnreachable(dst, orig []byte, code Code, from netip.Addr) []byte {
 	if int(code) >= len(icmp4) {
 		return nil
@@ -44,14 +44,14 @@ func AppendUnreachable(dst, orig []byte, code Code, from netip.Addr) []byte {
 // AppendTooBig appends "fragmentation needed" or "packet too big" with the MTU
 // in bytes; nil as AppendUnreachable.
 func AppendTooBig(dst, orig []byte, mtu int, from netip.Addr) []byte {
-	return appendError(dst, orig, from, [2]uint8{3, 4}, [2]uint8{2, 0}, uint32(mtu))
+	return appendError(dst, orig, from, [2]uint8{3, 4}, [2]uint8{2, 0}, uint32(min(max(mtu, 0), maxWhole)))
 }
 
 // appendError builds the error: type and code for each version, and the last
 // four bytes of the ICMP header.
 func appendError(dst, orig []byte, from netip.Addr, v4, v6 [2]uint8, rest uint32) []byte {
 	i, err := Parse(orig)
-	if err != nil || IsICMPError(i) || i.FragOffset > 0 || BadAddr(i.Src) || BadAddr(i.Dst) || from.Is4() != (i.Version == 4) {
+	if err != nil || !mayAnswer(i) || from.BitLen() != i.Src.BitLen() {
 		return nil
 	}
 	header, limit, proto, kind := ipv4Len, maxError4, uint8(protoICMP), v4
@@ -67,6 +67,12 @@ func appendError(dst, orig []byte, from netip.Addr, v4, v6 [2]uint8, rest uint32
 	ip := dst[start:]
 	binary.BigEndian.PutUint16(ip[header+2:], L4Checksum(ip, proto, header))
 	return dst
+}
+
+// mayAnswer reports whether an ICMP error about the packet may be sent.
+func mayAnswer(i Info) bool {
+	redirect := i.Version == 6 && i.Proto == protoICMPv6 && i.ICMPType == 137
+	return !IsICMPError(i) && !redirect && i.FragOffset == 0 && !BadAddr(i.Src) && !BadAddr(i.Dst)
 }
 
 // replyTTL is the hop limit of the packets made here.
@@ -100,10 +106,11 @@ const (
 )
 
 // AppendRST appends the reset that answers a TCP segment to no connection
-// (RFC 9293 3.10.7.1); nil for resets, fragments and what is not TCP.
+// (RFC 9293 3.10.7.1); nil for resets, fragments, addresses that BadAddr
+// refuses, and what is not TCP.
 func AppendRST(dst, orig []byte) []byte {
 	i, err := Parse(orig)
-	if err != nil || i.Proto != protoTCP || i.Fragment || i.TCPFlags&flagRST != 0 {
+	if err != nil || i.Proto != protoTCP || i.Fragment || i.TCPFlags&flagRST != 0 || BadAddr(i.Src) || BadAddr(i.Dst) {
 		return nil
 	}
 	segment := orig[i.L4:]
