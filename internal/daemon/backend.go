@@ -1,0 +1,234 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/engine"
+	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/rules"
+)
+
+var _ localapi.Backend = (*Daemon)(nil)
+
+// Ticket implements localapi.Backend.
+func (d *Daemon) Ticket(context.Context) (localapi.Ticket, error) {
+	return ticket(d.endpoint.NodeAddr()), nil
+}
+
+// ticket words an address as a ticket.
+func ticket(addr identity.NodeAddr) localapi.Ticket {
+	t := localapi.Ticket{Ticket: identity.FormatTicket(addr), ID: addr.ID, DirectAddresses: []string{}}
+	if !addr.Relay.IsZero() {
+		t.Relay = pointer(addr.Relay.String())
+	}
+	for _, direct := range addr.Direct {
+		t.DirectAddresses = append(t.DirectAddresses, direct.String())
+	}
+	return t
+}
+
+// Whois implements localapi.Backend.
+func (d *Daemon) Whois(_ context.Context, asked string) (localapi.Whois, error) {
+	id, err := d.find(asked)
+	if err != nil {
+		return localapi.Whois{}, err
+	}
+	w := localapi.Whois{ID: id, FQDN: d.names.FQDN(id), Kind: "other"}
+	w.Name, _ = d.names.NameOf(id)
+	if entry, ok := d.table.Entry(id); ok {
+		w.IPv6, w.IPv4 = entry.V6.String(), text(entry.V4)
+	}
+	switch {
+	case id == d.key.NodeID():
+		w.Kind, w.Name = "self", d.selfName
+	case d.engine.Admit(id):
+		w.Kind = "peer"
+	}
+	return w, nil
+}
+
+// find turns an overlay address, a name or a NodeID into a node.
+func (d *Daemon) find(asked string) (identity.NodeID, error) {
+	if addr, err := netip.ParseAddr(asked); err == nil {
+		if id, ok := d.table.Lookup(addr); ok {
+			return id, nil
+		}
+		return identity.NodeID{}, localapi.Wrap(localapi.KindNotFound, fmt.Errorf("no node has the address %s", addr))
+	}
+	if id, ok := d.names.IDOf(asked); ok {
+		return id, nil
+	}
+	return d.findPeer(asked)
+}
+
+// allPeers are the peers of peers.toml and those of this run.
+func (d *Daemon) allPeers() []config.Peer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Concat(d.peers, d.cfg.Peers)
+}
+
+// findPeer turns what a user calls a peer into its NodeID.
+func (d *Daemon) findPeer(asked string) (identity.NodeID, error) {
+	peers := d.allPeers()
+	at, err := config.FindPeer(peers, asked, d.cfg.Settings.Zone)
+	if err != nil {
+		return identity.NodeID{}, localapi.Wrap(localapi.KindNotFound, err)
+	}
+	return peers[at].ID, nil
+}
+
+// Check implements localapi.Backend.
+func (d *Daemon) Check(_ context.Context, asked, rule string) (localapi.Check, error) {
+	id, err := d.findPeer(asked)
+	if err != nil {
+		return localapi.Check{}, err
+	}
+	return checkRule(d.entries()[id], rule)
+}
+
+// checkRule says whether a peer may reach what the rule names.
+func checkRule(p config.Peer, asked string) (localapi.Check, error) {
+	wanted, err := rules.Parse([]string{asked})
+	if err != nil || len(wanted.Strings()) != 1 {
+		return localapi.Check{}, localapi.Wrap(localapi.KindBadRequest, fmt.Errorf("%q is not one rule (such as tcp/22, udp/53, icmp, all)", identity.Clean(asked, 40)))
+	}
+	check := localapi.Check{Peer: p.Label(), ID: p.ID, Asked: wanted.String()}
+	switch {
+	case p.Rules.All():
+		check.Allowed, check.Rule = true, "all"
+	case wanted.Without(p.Rules).Empty():
+		check.Allowed, check.Rule = true, wanted.String()
+	}
+	return check, nil
+}
+
+// maxPing bounds how long one ping may take.
+const maxPing = time.Minute
+
+// Ping implements localapi.Backend.
+func (d *Daemon) Ping(ctx context.Context, r localapi.PingRequest) (localapi.Ping, error) {
+	id, err := d.findPeer(r.Peer)
+	if err != nil {
+		return localapi.Ping{}, err
+	}
+	timeout := time.Duration(r.TimeoutMS) * time.Millisecond
+	if timeout <= 0 || timeout > maxPing {
+		timeout = maxPing
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	result, err := d.engine.Ping(ctx, id)
+	if err != nil {
+		return localapi.Ping{}, localapi.Wrap(d.pingKind(id), fmt.Errorf("%s: %w", d.label(id), err))
+	}
+	return localapi.Ping{
+		ID: id, Peer: d.label(id), RTTms: *milliseconds(result.RTT), Path: result.Path, Endpoint: result.Endpoint,
+	}, nil
+}
+
+// pingKind says whether a peer that could not be pinged refused us.
+func (d *Daemon) pingKind(id identity.NodeID) localapi.Kind {
+	for _, state := range d.engine.Peers() {
+		if state.ID == id && state.State == engine.StateRefused {
+			return localapi.KindDenied
+		}
+	}
+	return localapi.KindUnreachable
+}
+
+// Peers implements localapi.Backend.
+func (d *Daemon) Peers(context.Context) ([]localapi.PeerEntry, error) {
+	peers := d.allPeers()
+	list := make([]localapi.PeerEntry, 0, len(peers))
+	for _, p := range peers {
+		list = append(list, d.entry(p))
+	}
+	return list, nil
+}
+
+// entry words one peer.
+func (d *Daemon) entry(p config.Peer) localapi.PeerEntry {
+	e := entryOf(p)
+	e.FQDN = d.names.FQDN(p.ID)
+	if addrs, ok := d.table.Entry(p.ID); ok {
+		e.IPv6, e.IPv4 = addrs.V6.String(), text(addrs.V4)
+	}
+	return e
+}
+
+// AddPeer implements localapi.Backend.
+func (d *Daemon) AddPeer(_ context.Context, r localapi.AddRequest) (localapi.AddResult, error) {
+	p, added, err := d.store.add(r)
+	if err != nil {
+		return localapi.AddResult{}, err
+	}
+	if err := d.reloadPeers(); err != nil {
+		return localapi.AddResult{}, err
+	}
+	return localapi.AddResult{Peer: d.entry(p), Added: added, Self: d.key.NodeID()}, nil
+}
+
+// Forget implements localapi.Backend.
+func (d *Daemon) Forget(_ context.Context, peer string) (localapi.PeerEntry, error) {
+	return d.changed1(d.store.forget(peer))
+}
+
+// Allow implements localapi.Backend.
+func (d *Daemon) Allow(_ context.Context, r localapi.RulesRequest) (localapi.PeerEntry, error) {
+	return d.changed1(d.store.allow(r))
+}
+
+// Deny implements localapi.Backend.
+func (d *Daemon) Deny(_ context.Context, r localapi.RulesRequest) (localapi.PeerEntry, error) {
+	return d.changed1(d.store.deny(r))
+}
+
+// changed1 brings one changed entry into force.
+func (d *Daemon) changed1(p config.Peer, err error) (localapi.PeerEntry, error) {
+	if err != nil {
+		return localapi.PeerEntry{}, err
+	}
+	entry := d.entry(p) // with the addresses that forget takes away
+	return entry, d.reloadPeers()
+}
+
+// reloadPeers reads peers.toml and brings it into force.
+func (d *Daemon) reloadPeers() error {
+	peers, err := d.store.file.Load()
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.peers = peers
+	d.mu.Unlock()
+	d.applyPeers()
+	return nil
+}
+
+// Reload implements localapi.Backend: peers are read again; settings that need
+// a new start are named.
+func (d *Daemon) Reload(context.Context) error {
+	var settingsErr error
+	if d.cfg.Reload != nil {
+		_, settingsErr = d.cfg.Reload()
+	}
+	if err := errors.Join(settingsErr, d.reloadPeers()); err != nil {
+		return err
+	}
+	d.log.Info("peers were read again; changed settings take a new start")
+	return nil
+}
+
+// Down implements localapi.Backend.
+func (d *Daemon) Down(context.Context) error {
+	d.stop()
+	return nil
+}

@@ -1,0 +1,185 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/engine"
+	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/magicsock/relayactor"
+)
+
+// Status implements localapi.Backend.
+func (d *Daemon) Status(ctx context.Context) (localapi.Status, error) {
+	self, err := d.Self(ctx)
+	if err != nil {
+		return localapi.Status{}, err
+	}
+	entries := d.entries()
+	states := d.engine.Peers()
+	peers := make([]localapi.Peer, 0, len(states))
+	for _, state := range states {
+		peers = append(peers, d.peerRow(state, entries[state.ID]))
+	}
+	return localapi.Status{Self: self, Peers: peers, Health: d.health(states)}, nil
+}
+
+// Self implements localapi.Backend.
+func (d *Daemon) Self(context.Context) (localapi.Self, error) {
+	pid, uptime := os.Getpid(), int64(time.Since(d.began)/time.Second)
+	own := d.table.Self()
+	self := localapi.Self{
+		ID: own.ID, Name: d.selfName, FQDN: d.names.FQDN(own.ID), IPv6: own.V6.String(), IPv4: text(own.V4),
+		Version: d.cfg.Version, PID: &pid, UptimeS: &uptime, DirectAddresses: []string{}, Zone: d.names.Zone(),
+	}
+	for _, addr := range d.endpoint.Socket().DirectAddrs() {
+		self.DirectAddresses = append(self.DirectAddresses, addr.Addr.String())
+	}
+	if home := d.endpoint.Socket().HomeRelay(); !home.IsZero() {
+		self.Relay = pointer(home.String())
+	}
+	for _, relay := range d.endpoint.Socket().RelayStatus() {
+		if relay.Home && relay.RTT > 0 {
+			self.RelayRTTms = milliseconds(relay.RTT)
+		}
+	}
+	return self, nil
+}
+
+// pointer returns where JSON has null for nothing.
+func pointer[T any](v T) *T { return &v }
+
+// text returns an address as JSON has it, null for none.
+func text(a netip.Addr) *string {
+	if !a.IsValid() {
+		return nil
+	}
+	return pointer(a.String())
+}
+
+// milliseconds returns d as JSON has it.
+func milliseconds(d time.Duration) *float64 {
+	return pointer(float64(d.Round(time.Microsecond)) / float64(time.Millisecond))
+}
+
+// peerRow is one row of the status.
+func (d *Daemon) peerRow(state engine.PeerState, p config.Peer) localapi.Peer {
+	entry, _ := d.table.Entry(state.ID)
+	row := localapi.Peer{
+		ID: state.ID, Name: p.Name, FQDN: d.names.FQDN(state.ID), IPv6: entry.V6.String(), IPv4: text(entry.V4),
+		State: string(state.State), Path: state.Path, RxBytes: state.Rx, TxBytes: state.Tx, Flows: state.Flows,
+		Rules: p.Rules.Strings(), ProposedName: state.TheirName, TheirRules: state.TheirRules,
+	}
+	if row.TheirRules == nil {
+		row.TheirRules = []string{}
+	}
+	if state.Endpoint != "" {
+		row.Endpoint = pointer(state.Endpoint)
+	}
+	if state.RTT > 0 {
+		row.RTTms = milliseconds(state.RTT)
+	}
+	if state.State == engine.StateConnected {
+		row.Carrier = pointer("quic")
+	}
+	if !state.LastSeen.IsZero() {
+		row.LastSeen = pointer(state.LastSeen.UTC().Truncate(time.Millisecond))
+	}
+	if state.LastError != "" {
+		row.LastError = pointer(state.LastError)
+	}
+	if info, ok := d.endpoint.Socket().Remote(state.ID); ok && !info.RelayInfo.URL.IsZero() {
+		row.Relay = pointer(info.RelayInfo.URL.String())
+	}
+	return row
+}
+
+// entries maps the peers of this run to what the user said of them.
+func (d *Daemon) entries() map[identity.NodeID]config.Peer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make(map[identity.NodeID]config.Peer, len(d.peers))
+	for _, p := range d.cfg.Peers {
+		all[p.ID] = p
+	}
+	for _, p := range d.peers {
+		all[p.ID] = p
+	}
+	return all
+}
+
+// health lists what the user should know, each with what helps.
+func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
+	list := []localapi.Health{}
+	warn := func(what, fix string) {
+		list = append(list, localapi.Health{Level: "warn", Text: what, Fix: fix})
+	}
+	if !d.online() {
+		warn("this machine has no network address: no peer can be reached", "connect a network; nothing else is to be done")
+	}
+	d.relayHealth(warn)
+	for _, problem := range d.host.Problems() {
+		warn(problem.Text, problem.Fix)
+	}
+	d.namesHealth(warn)
+	for _, key := range d.cfg.Settings.Inert() {
+		warn(fmt.Sprintf("the setting %q does nothing in this version", key), "remove it, or read docs/cli.md")
+	}
+	for _, state := range states {
+		if strings.HasPrefix(state.LastError, "no answer") {
+			warn(fmt.Sprintf("%s gives no answer: it is offline, or it has not added you", d.label(state.ID)),
+				"on that machine: sudo nodetun peer add "+d.key.NodeID().String())
+		}
+	}
+	return list
+}
+
+// online reports whether the node has an address that others might reach.
+func (d *Daemon) online() bool {
+	for _, addr := range d.endpoint.Socket().DirectAddrs() {
+		if !addr.Addr.Addr().IsLoopback() {
+			return true
+		}
+	}
+	return false
+}
+
+// relayHealth tells of a relay that is missing or does not answer. Relays that
+// were switched off are no fault.
+func (d *Daemon) relayHealth(warn func(what, fix string)) {
+	if d.cfg.Settings.Relays == nil {
+		warn("no relay is set: peers behind a NAT or firewall may be out of reach", "nodetun up --relay https://…, or --relay none to say that none is wanted")
+	}
+	for _, relay := range d.endpoint.Socket().RelayStatus() {
+		if relay.State != relayactor.StateConnected && relay.LastError != "" {
+			warn(fmt.Sprintf("relay %s: %s", relay.URL, identity.Clean(relay.LastError, 200)), "it is tried again by itself")
+		}
+	}
+}
+
+// namesHealth tells why names do not resolve.
+func (d *Daemon) namesHealth(warn func(what, fix string)) {
+	d.mu.Lock()
+	report, failed := d.dns, d.dnsFail
+	d.mu.Unlock()
+	switch {
+	case failed != nil:
+		warn("names do not resolve: "+failed.Error(), "use the addresses that `nodetun ip <peer>` prints")
+	case report.Advice != "":
+		warn("names do not resolve by themselves on this host", report.Advice)
+	}
+}
+
+// label is how people know the node.
+func (d *Daemon) label(id identity.NodeID) string {
+	if name, ok := d.names.NameOf(id); ok && name != "" {
+		return name
+	}
+	return id.Short()
+}

@@ -1,0 +1,206 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/nodetun/nodetun/dnsmap"
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/rules"
+	"github.com/nodetun/nodetun/routing"
+)
+
+// Names of the files of a state directory.
+const (
+	keyFile   = "secret.key"
+	saltFile  = "reset.salt"
+	stateFile = "host-state.json"
+)
+
+// KeyPath returns where a state directory keeps the secret key.
+func KeyPath(stateDir string) string { return filepath.Join(stateDir, keyFile) }
+
+// store changes the list of peers in its file. It serves the running node and
+// the command beside it alike.
+type store struct {
+	file *config.Peers
+	self identity.NodeID
+	zone string
+	// reserved are names that no peer may have.
+	reserved []string
+}
+
+// add adds a peer, or adds to what is known of one.
+func (s *store) add(r localapi.AddRequest) (entry config.Peer, added bool, err error) {
+	fresh, given, err := parseAdd(r)
+	if err != nil {
+		return config.Peer{}, false, localapi.Wrap(localapi.KindBadRequest, err)
+	}
+	if fresh.ID == s.self {
+		return config.Peer{}, false, localapi.Wrap(localapi.KindBadRequest, errors.New("that is this node itself"))
+	}
+	_, err = s.file.Edit(func(list []config.Peer) ([]config.Peer, error) {
+		at := slices.IndexFunc(list, func(p config.Peer) bool { return p.ID == fresh.ID })
+		if err := s.checkName(list, fresh); err != nil {
+			return nil, err
+		}
+		if err := checkAddress(list, fresh.ID); err != nil {
+			return nil, err
+		}
+		if added = at < 0; added {
+			if !given {
+				fresh.Rules = rules.Default()
+			}
+			entry = fresh
+			return append(list, fresh), nil
+		}
+		entry = merge(list[at], fresh, given)
+		list[at] = entry
+		return list, nil
+	})
+	return entry, added, err
+}
+
+// parseAdd reads the request; given says whether it names rules.
+func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
+	addr, ticketErr := identity.ParseTicket(r.Peer)
+	if ticketErr != nil {
+		id, err := identity.ParseNodeID(r.Peer)
+		if err != nil {
+			return config.Peer{}, false, fmt.Errorf("%q is neither a node id nor a ticket", identity.Clean(r.Peer, 80))
+		}
+		addr = identity.NodeAddr{ID: id}
+	}
+	p = config.Peer{ID: addr.ID, Name: r.Name, Addrs: addr.Direct, Relay: addr.Relay}
+	for _, text := range r.Addrs {
+		parsed, err := config.ParseAddrPort(text)
+		if err != nil {
+			return config.Peer{}, false, err
+		}
+		p.Addrs = append(p.Addrs, parsed)
+	}
+	if r.Relay != "" {
+		if p.Relay, err = identity.ParseRelayURL(r.Relay); err != nil {
+			return config.Peer{}, false, err
+		}
+	}
+	if r.Allow != nil {
+		if p.Rules, err = rules.Parse(r.Allow); err != nil {
+			return config.Peer{}, false, err
+		}
+	}
+	return p, r.Allow != nil, nil
+}
+
+// checkName refuses a petname that is malformed or another's.
+func (s *store) checkName(list []config.Peer, p config.Peer) error {
+	if p.Name == "" {
+		return nil
+	}
+	if err := dnsmap.ValidPetname(p.Name); err != nil {
+		return localapi.Wrap(localapi.KindBadRequest, err)
+	}
+	if slices.Contains(s.reserved, p.Name) {
+		return localapi.Wrap(localapi.KindConflict, fmt.Errorf("the name %q is this host's own", p.Name))
+	}
+	for _, other := range list {
+		if other.Name == p.Name && other.ID != p.ID {
+			return localapi.Wrap(localapi.KindConflict, fmt.Errorf("the name %q belongs to %s", p.Name, other.ID))
+		}
+	}
+	return nil
+}
+
+// checkAddress refuses a second peer with the overlay address of another.
+func checkAddress(list []config.Peer, id identity.NodeID) error {
+	for _, other := range list {
+		if other.ID != id && routing.OverlayV6(other.ID) == routing.OverlayV6(id) {
+			return localapi.Wrap(localapi.KindConflict, fmt.Errorf("%s and %s have the same overlay address", other.ID, id))
+		}
+	}
+	return nil
+}
+
+// merge adds what is new to an entry.
+func merge(p, fresh config.Peer, given bool) config.Peer {
+	if fresh.Name != "" {
+		p.Name = fresh.Name
+	}
+	if !fresh.Relay.IsZero() {
+		p.Relay = fresh.Relay
+	}
+	if given {
+		p.Rules = fresh.Rules
+	}
+	for _, addr := range fresh.Addrs {
+		if !slices.Contains(p.Addrs, addr) {
+			p.Addrs = append([]netip.AddrPort{addr}, p.Addrs...)
+		}
+	}
+	return p
+}
+
+// change edits the one entry that text names; remove takes it out.
+func (s *store) change(text string, edit func(*config.Peer) (remove bool, err error)) (config.Peer, error) {
+	var entry config.Peer
+	_, err := s.file.Edit(func(list []config.Peer) ([]config.Peer, error) {
+		at, err := config.FindPeer(list, text, s.zone)
+		if err != nil {
+			return nil, localapi.Wrap(localapi.KindNotFound, err)
+		}
+		entry = list[at]
+		remove, err := edit(&entry)
+		if err != nil {
+			return nil, err
+		}
+		if remove {
+			return slices.Delete(list, at, at+1), nil
+		}
+		list[at] = entry
+		return list, nil
+	})
+	return entry, err
+}
+
+func (s *store) forget(text string) (config.Peer, error) {
+	return s.change(text, func(*config.Peer) (bool, error) { return true, nil })
+}
+
+// allow adds rules; none named means the default ones.
+func (s *store) allow(r localapi.RulesRequest) (config.Peer, error) {
+	return s.change(r.Peer, func(p *config.Peer) (bool, error) {
+		more := rules.Default()
+		if len(r.Rules) > 0 {
+			var err error
+			if more, err = rules.Parse(r.Rules); err != nil {
+				return false, localapi.Wrap(localapi.KindBadRequest, err)
+			}
+		}
+		p.Rules = p.Rules.With(more)
+		return false, nil
+	})
+}
+
+// deny takes rules away; none named means all.
+func (s *store) deny(r localapi.RulesRequest) (config.Peer, error) {
+	return s.change(r.Peer, func(p *config.Peer) (bool, error) {
+		less, err := rules.Parse(r.Rules)
+		if err != nil {
+			return false, localapi.Wrap(localapi.KindBadRequest, err)
+		}
+		if len(r.Rules) == 0 {
+			less, _ = rules.Parse([]string{"all"})
+		}
+		if p.Rules.All() && !less.All() {
+			return false, localapi.Wrap(localapi.KindBadRequest,
+				fmt.Errorf("%s may do everything, of which single rules cannot be taken: deny all, then allow what it may", p.Label()))
+		}
+		p.Rules = p.Rules.Without(less)
+		return false, nil
+	})
+}
