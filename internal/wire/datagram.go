@@ -10,11 +10,11 @@ import (
 
 // Kinds of datagrams, their first byte.
 const (
-	KindIPv6       = 0x00
-	KindIPv4       = 0x01
-	KindWhole      = 0x02
-	KindFirstHalf  = 0x08
-	KindSecondHalf = 0x09
+	KindIPv6       = 0x00 // an IPv6 packet, addresses implied
+	KindIPv4       = 0x01 // an IPv4 packet, addresses implied
+	KindWhole      = 0x02 // a whole IP packet
+	KindFirstHalf  = 0x08 // the beginning of a datagram that was too large
+	KindSecondHalf = 0x09 // its end
 	KindPing       = 0x20
 	KindPong       = 0x21
 )
@@ -26,10 +26,18 @@ type Ends struct {
 	Local4, Remote4 netip.Addr
 }
 
-// Errors of datagrams.
+// v4 reports whether IPv4 is on.
+func (e *Ends) v4() bool { return e.Local4.Is4() && e.Remote4.Is4() }
+
+// Errors of datagrams. They are values and come unwrapped, so that a packet
+// that goes no further costs no allocation; those of internal/packet, about an
+// IPv4 packet that cannot be translated, come as they are.
 var (
 	ErrDatagram = errors.New("wire: malformed datagram")
 	ErrNoIPv4   = errors.New("wire: IPv4 is off on this side")
+	// ErrAddress says that an IPv4 address stands for something else on the
+	// wire, or for nothing there (S17).
+	ErrAddress = errors.New("wire: address of the other view")
 )
 
 // wireSender and wireReceiver stand for the two ends in IPv4 on the wire (S17).
@@ -48,7 +56,8 @@ const (
 
 // AppendPacket appends the datagram that carries an IP packet of this host:
 // compact when both addresses are those of the two ends, else whole. IPv4
-// overlay addresses are rewritten to their form on the wire. ip is not changed.
+// overlay addresses are rewritten to their form on the wire. ip is not changed
+// and must not overlap dst; on an error dst is returned as it was.
 func AppendPacket(dst, ip []byte, e *Ends) ([]byte, error) {
 	if len(ip) == 0 {
 		return dst, ErrDatagram
@@ -64,7 +73,7 @@ func AppendPacket(dst, ip []byte, e *Ends) ([]byte, error) {
 }
 
 func append6(dst, ip []byte, e *Ends) ([]byte, error) {
-	if len(ip) < ipv6Header {
+	if !whole6(ip) {
 		return dst, ErrDatagram
 	}
 	src, to := netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
@@ -76,21 +85,35 @@ func append6(dst, ip []byte, e *Ends) ([]byte, error) {
 	return append(dst, ip[ipv6Header:]...), nil
 }
 
+// whole6 reports whether the bytes are one IPv6 packet of the length that its
+// header tells.
+func whole6(ip []byte) bool {
+	return len(ip) >= ipv6Header && int(binary.BigEndian.Uint16(ip[4:]))+ipv6Header == len(ip)
+}
+
 func append4(dst, ip []byte, e *Ends) ([]byte, error) {
-	if !e.Local4.IsValid() || !e.Remote4.IsValid() {
+	if !e.v4() {
 		return dst, ErrNoIPv4
 	}
 	if len(ip) < ipv4Header {
 		return dst, ErrDatagram
 	}
 	src, to := netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:]))
-	onWire := [2]netip.Addr{replace(src, e.Local4, wireSender), replace(to, e.Remote4, wireReceiver)}
+	wireSrc, ok1 := exchange(src, e.Local4, wireSender, e.Remote4, wireReceiver)
+	wireTo, ok2 := exchange(to, e.Local4, wireSender, e.Remote4, wireReceiver)
+	if !ok1 || !ok2 {
+		return dst, ErrAddress
+	}
+	compact := wireSrc == wireSender && wireTo == wireReceiver && ip[0] == 0x45
+	if compact && packet.Checksum(ip[:ipv4Header]) != 0 {
+		return dst, ErrDatagram // the receiver would make a new checksum and hide the damage
+	}
 	start := len(dst)
 	dst = append(append(dst, KindWhole), ip...)
-	if err := packet.TranslateV4(dst[start+1:], onWire[0], onWire[1]); err != nil {
+	if err := packet.TranslateV4(dst[start+1:], wireSrc, wireTo); err != nil {
 		return dst[:start], err
 	}
-	if onWire != [2]netip.Addr{wireSender, wireReceiver} || ip[0] != 0x45 {
+	if !compact {
 		return dst, nil
 	}
 	// Both implied and no options: the eight bytes that are left of the header
@@ -101,17 +124,26 @@ func append4(dst, ip []byte, e *Ends) ([]byte, error) {
 	return append(dst, whole[ipv4Header:]...), nil
 }
 
-// replace returns to if a is from, else a.
-func replace(a, from, to netip.Addr) netip.Addr {
-	if a == from {
-		return to
+// exchange maps an address from one view to the other: a1 becomes b1, a2 becomes
+// b2, and others, which are routed ones, stay. Those of the other view mean
+// nothing in this one: they give false.
+func exchange(a, a1, b1, a2, b2 netip.Addr) (netip.Addr, bool) {
+	switch a {
+	case a1:
+		return b1, true
+	case a2:
+		return b2, true
+	case b1, b2:
+		return a, false
+	default:
+		return a, true
 	}
-	return a
 }
 
 // DecodePacket appends the IP packet of a datagram of kind 0x00 to 0x02, in
-// this host's own view. The result is not judged: source and destination may
-// be anything that the sender wrote.
+// this host's own view. b must not overlap dst; on an error dst is returned as
+// it was. The result is not judged: source and destination may be anything that
+// the sender wrote (S13, S14).
 func DecodePacket(dst, b []byte, e *Ends) ([]byte, error) {
 	if len(b) == 0 {
 		return dst, ErrDatagram
@@ -161,7 +193,7 @@ func decodeWhole(dst, ip []byte, e *Ends) ([]byte, error) {
 	start := len(dst)
 	dst = append(dst, ip...)
 	switch {
-	case len(ip) >= ipv6Header && ip[0]>>4 == 6:
+	case len(ip) > 0 && ip[0]>>4 == 6 && whole6(ip):
 		return dst, nil
 	case len(ip) >= ipv4Header && ip[0]>>4 == 4:
 		return translateIn(dst, start, e)
@@ -172,13 +204,17 @@ func decodeWhole(dst, ip []byte, e *Ends) ([]byte, error) {
 
 // translateIn brings the IPv4 packet at dst[start:] into this host's view.
 func translateIn(dst []byte, start int, e *Ends) ([]byte, error) {
-	if !e.Local4.IsValid() || !e.Remote4.IsValid() {
+	if !e.v4() {
 		return dst[:start], ErrNoIPv4
 	}
 	ip := dst[start:]
 	src, to := netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:]))
-	err := packet.TranslateV4(ip, replace(src, wireSender, e.Remote4), replace(to, wireReceiver, e.Local4))
-	if err != nil {
+	src, ok1 := exchange(src, wireSender, e.Remote4, wireReceiver, e.Local4)
+	to, ok2 := exchange(to, wireSender, e.Remote4, wireReceiver, e.Local4)
+	if !ok1 || !ok2 {
+		return dst[:start], ErrAddress
+	}
+	if err := packet.TranslateV4(ip, src, to); err != nil {
 		return dst[:start], err
 	}
 	return dst, nil
@@ -195,7 +231,8 @@ func AppendPing(dst []byte, kind byte, nonce, clock uint64) []byte {
 	return binary.BigEndian.AppendUint64(dst, clock)
 }
 
-// ParsePing reads a tunnel ping or pong.
+// ParsePing reads a tunnel ping or pong; kind says which. A pong holds both
+// numbers of its ping.
 func ParsePing(b []byte) (kind byte, nonce, clock uint64, err error) {
 	if len(b) != pingLen || b[0] != KindPing && b[0] != KindPong {
 		return 0, 0, 0, ErrDatagram

@@ -4,13 +4,16 @@ import (
 	"encoding/binary"
 	"io"
 	"net/netip"
+	"unicode/utf8"
 )
 
-// FlowHeader opens a TCP flow. A zero Src or Dst is the overlay address of the
-// opener or the acceptor.
+// FlowHeader opens a TCP flow: who calls whom.
 type FlowHeader struct {
-	V4               bool
-	Src, Dst         netip.Addr
+	// V4 says that the flow is of IPv4.
+	V4 bool
+	// Src and Dst: zero is the overlay address of the opener or the acceptor.
+	Src, Dst netip.Addr
+	// SrcPort is the caller's, which the acceptor uses too if it is free.
 	SrcPort, DstPort uint16
 }
 
@@ -21,7 +24,8 @@ const (
 	flowDst = 1 << 2
 )
 
-// AppendFlowHeader appends the stream kind and the header.
+// AppendFlowHeader appends the stream kind and the header. Addresses must be of
+// the family that V4 says.
 func AppendFlowHeader(dst []byte, h FlowHeader) []byte {
 	var flags byte
 	if h.V4 {
@@ -34,10 +38,23 @@ func AppendFlowHeader(dst []byte, h FlowHeader) []byte {
 		flags |= flowDst
 	}
 	dst = append(AppendKind(dst, StreamFlow), flags)
-	dst = append(dst, h.Src.AsSlice()...)
+	dst = appendAddr(dst, h.Src, h.V4)
 	dst = binary.BigEndian.AppendUint16(dst, h.SrcPort)
-	dst = append(dst, h.Dst.AsSlice()...)
+	dst = appendAddr(dst, h.Dst, h.V4)
 	return binary.BigEndian.AppendUint16(dst, h.DstPort)
+}
+
+// appendAddr appends an address in the length of its family, nothing for the
+// zero one.
+func appendAddr(dst []byte, a netip.Addr, v4 bool) []byte {
+	if !a.IsValid() {
+		return dst
+	}
+	b := a.As16()
+	if v4 {
+		return append(dst, b[12:]...)
+	}
+	return append(dst, b[:]...)
 }
 
 // ReadFlowHeader reads the header after the kind, and not a byte more.
@@ -77,7 +94,8 @@ func readEnd(r io.Reader, v4, explicit bool) (netip.Addr, uint16, error) {
 	return addr, binary.BigEndian.Uint16(b[length:]), nil
 }
 
-// Status is the answer to the opening of a flow.
+// Status is the answer to the opening of a flow. Numbers without a name may come
+// from newer nodes; they mean the same as StatusOther.
 type Status uint8
 
 // The statuses of a flow.
@@ -92,6 +110,28 @@ const (
 	StatusOther           Status = 255
 )
 
+// String words the status for people.
+func (s Status) String() string {
+	switch s {
+	case StatusOK:
+		return "ok"
+	case StatusRefused:
+		return "connection refused"
+	case StatusTimeout:
+		return "timed out"
+	case StatusHostUnreachable:
+		return "host unreachable"
+	case StatusNetUnreachable:
+		return "network unreachable"
+	case StatusDenied:
+		return "denied"
+	case StatusTooManyFlows:
+		return "too many flows"
+	default:
+		return "failed"
+	}
+}
+
 // Answer is what the acceptor says to a flow header. After a status other than
 // StatusOK no byte follows.
 type Answer struct {
@@ -105,10 +145,21 @@ const maxReason = 256
 
 // AppendAnswer appends an answer.
 func AppendAnswer(dst []byte, a Answer) []byte {
-	reason := a.Reason[:min(len(a.Reason), maxReason)]
+	reason := cutText(a.Reason, maxReason)
 	dst = append(dst, byte(a.Status))
 	dst = AppendVarint(dst, uint64(len(reason)))
 	return append(dst, reason...)
+}
+
+// cutText shortens text to at most limit bytes, between two runes.
+func cutText(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit]
 }
 
 // ReadAnswer reads an answer and not a byte more. The reason comes from the

@@ -30,10 +30,10 @@ type CloseCode uint64
 const (
 	CloseNormal        CloseCode = 0
 	CloseNotAuthorised CloseCode = 1
-	CloseProtocol      CloseCode = 2
-	CloseReplaced      CloseCode = 3
+	CloseProtocol      CloseCode = 2 // the other side broke the protocol
+	CloseReplaced      CloseCode = 3 // by another connection of the pair
 	CloseShuttingDown  CloseCode = 4
-	CloseDenied        CloseCode = 5
+	CloseDenied        CloseCode = 5 // or forgotten
 	CloseInternal      CloseCode = 6
 )
 

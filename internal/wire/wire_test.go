@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -188,7 +190,7 @@ func TestPacketWhole(t *testing.T) {
 func TestJoiner(t *testing.T) {
 	whole := append([]byte{KindIPv6}, bytes.Repeat([]byte("x"), 1500)...)
 	first, second, err := Split(whole, 7, 1163)
-	if err != nil || len(first) != 1163 || len(second) != 5+len(whole)-1158 {
+	if err != nil || len(first) != 5+751 || len(second) != 5+750 {
 		t.Fatalf("%d and %d bytes, %v", len(first), len(second), err)
 	}
 	now := time.Unix(1, 0)
@@ -202,8 +204,15 @@ func TestJoiner(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v, %d pending", name, len(got), err, len(j.pending))
 		}
 	}
-	if _, _, err := Split(whole, 7, 700); err == nil {
-		t.Error("two halves that are not enough")
+	for name, bad := range map[string][]byte{
+		"too large": whole, "a ping": AppendPing(nil, KindPing, 1, 2), "a half": first, "one byte": {0}, "nothing": nil,
+	} {
+		if _, _, err := Split(bad, 7, 700); err == nil {
+			t.Errorf("%s is split", name)
+		}
+	}
+	if _, _, err := Split(make([]byte, 1<<16), 7, 1<<16); err == nil {
+		t.Error("a length of 17 bits")
 	}
 }
 
@@ -222,7 +231,6 @@ func TestJoinerRefuses(t *testing.T) {
 		{"another total", half(8, 1, 4, "\x00a"), half(9, 1, 5, "abc"), 0, ErrDatagram},
 		{"overlap", half(8, 1, 4, "\x00ab"), half(9, 1, 4, "ab"), 0, ErrDatagram},
 		{"gap", half(8, 1, 6, "\x00ab"), half(9, 1, 6, "ab"), 0, ErrDatagram},
-		{"a half in halves", half(8, 1, 4, "\x08a"), half(9, 1, 4, "ab"), 0, ErrDatagram},
 		{"too late", half(8, 1, 4, "\x00a"), half(9, 1, 4, "ab"), 2*time.Second + 1, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -237,8 +245,23 @@ func TestJoinerRefuses(t *testing.T) {
 		})
 	}
 	var j Joiner
-	if _, err := j.Add(now, half(8, 1, 1, "ab")); err == nil {
-		t.Error("a part longer than the whole")
+	for name, bad := range map[string][]byte{
+		"longer than the whole":     half(8, 1, 1, "ab"),
+		"nothing left to come":      half(8, 1, 2, "\x00b"),
+		"empty":                     half(8, 1, 2, ""),
+		"a half in halves":          half(8, 1, 4, "\x08a"),
+		"a ping in halves":          half(8, 1, 17, "\x20a"),
+		"of another kind":           half(7, 1, 4, "\x00a"),
+		"no header":                 {8, 0},
+		"longer than all, second":   half(9, 1, 1, "ab"),
+		"nothing left, second half": half(9, 1, 2, "ab"),
+	} {
+		if got, err := j.Add(now, bad); got != nil || !errors.Is(err, ErrDatagram) {
+			t.Errorf("%s: %x, %v", name, got, err)
+		}
+	}
+	if len(j.pending) != 0 || j.bytes != 0 {
+		t.Errorf("%d pending, %d bytes", len(j.pending), j.bytes)
 	}
 }
 
@@ -280,6 +303,62 @@ func TestPing(t *testing.T) {
 	}
 }
 
+// Each struct and its JSON, byte for byte what goes over the wire.
+func TestMessages(t *testing.T) {
+	for _, tc := range []struct {
+		v    any
+		text string
+	}{
+		{Facts{NAT: NAT{Mapping: "endpoint-independent", V4: true, UDP: true}, Candidates: []Candidate{{Addr: "192.0.2.1:1", RTT: 1.5}}, Relay: "https://r./"},
+			`{"nat":{"mapping":"endpoint-independent","v4":true,"v6":false,"udp":true},"candidates":[{"addr":"192.0.2.1:1","rtt_ms":1.5}],"relay":"https://r./"}`},
+		{Rules{Rules: []string{"tcp/22"}}, `{"rules":["tcp/22"]}`},
+		{Routes{Prefixes: []string{"10.0.0.0/8"}}, `{"prefixes":["10.0.0.0/8"]}`},
+		{Join{Secret: []byte("0123456789abcdef"), Name: "nas"}, `{"secret":"MDEyMzQ1Njc4OWFiY2RlZg==","name":"nas"}`},
+		{Joined{OK: true}, `{"ok":true}`},
+		{Joined{Reason: "expired"}, `{"ok":false,"reason":"expired"}`},
+		{Goodbye{Reason: "sleep"}, `{"reason":"sleep"}`},
+		{Ping{Nonce: 7}, `{"nonce":7}`},
+	} {
+		b, err := AppendMessage(nil, TypeFacts, tc.v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, body, err := ReadMessage(bytes.NewReader(b), MaxMessage); err != nil || string(body) != tc.text {
+			t.Errorf("%T: %s, %v\nwant %s", tc.v, body, err, tc.text)
+		}
+	}
+	for name, bad := range map[string]any{"a list": []int{1}, "nothing": nil, "a function": func() {}, "too long": Goodbye{Reason: strings.Repeat("x", MaxMessage)}} {
+		if b, err := AppendMessage([]byte("x"), TypeFacts, bad); err == nil || string(b) != "x" {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	if _, err := AppendMessage(nil, 1<<62, Ping{}); err == nil {
+		t.Error("a type of 63 bits")
+	}
+}
+
+// S24: the secret of an invite does not get into logs.
+func TestJoinHidesSecret(t *testing.T) {
+	var log bytes.Buffer
+	j := Join{Secret: []byte("0123456789abcdef")}
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "join", j)
+	fmt.Fprintf(&log, "%v %+v %#v %s", j, j, j, j)
+	if strings.Contains(log.String(), "0123") || strings.Contains(log.String(), "MDEy") || strings.Contains(log.String(), "0x30") || strings.Contains(log.String(), "48 49") {
+		t.Error(log.String())
+	}
+}
+
+func TestTexts(t *testing.T) {
+	for _, tc := range []struct{ got, want string }{
+		{StatusRefused.String(), "connection refused"}, {Status(77).String(), "failed"},
+		{string(AppendAnswer(nil, Answer{Reason: strings.Repeat("x", 255) + "é"})[3:]), strings.Repeat("x", 255)},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("%q, want %q", tc.got, tc.want)
+		}
+	}
+}
+
 func FuzzReaders(f *testing.F) {
 	f.Add(AppendFlowHeader(nil, FlowHeader{V4: true, SrcPort: 1, DstPort: 2}))
 	f.Add(AppendAnswer(nil, Answer{StatusRefused, "no"}))
@@ -299,64 +378,14 @@ func FuzzReaders(f *testing.F) {
 			}
 		}
 		if kind, body, err := ReadMessage(bytes.NewReader(b), MaxMessage); err == nil {
-			if _, err := AppendMessage(nil, kind, body); err != nil {
-				t.Error(err)
+			whole, err := AppendMessage(nil, kind, body)
+			if err != nil {
+				return // JSON grows when it is made safe for HTML
+			}
+			again, _, err := ReadMessage(bytes.NewReader(whole), MaxMessage)
+			if err != nil || again != kind {
+				t.Errorf("type %d became %d, %v", kind, again, err)
 			}
 		}
 	})
-}
-
-func FuzzDatagrams(f *testing.F) {
-	b6, _ := AppendPacket(nil, packet6(f), &alice)
-	f.Add(b6)
-	f.Add([]byte{KindIPv4, 0, 64, 17, 0, 1, 0x40, 0, 0, 5, 0, 53, 0, 8, 0, 0})
-	f.Add(AppendPing(nil, KindPing, 1, 2))
-	f.Add([]byte{8, 0, 1, 0, 4, 0, 'a'})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var j Joiner
-		_, _ = j.Add(time.Unix(1, 0), b)
-		_, _, _, _ = ParsePing(b)
-		ip, err := DecodePacket(nil, b, &bob)
-		if err != nil {
-			return
-		}
-		there, err := AppendPacket(nil, ip, &bob)
-		if err != nil {
-			return // not every packet that decodes is fit to be sent
-		}
-		back, err := DecodePacket(nil, there, &Ends{Local6: bob.Remote6, Remote6: bob.Local6, Local4: bob.Remote4, Remote4: bob.Local4})
-		if err != nil || len(back) != len(ip) {
-			t.Errorf("%x became %x, %v", ip, back, err)
-		}
-	})
-}
-
-func TestNoAllocations(t *testing.T) {
-	ip := packet6(t)
-	buf, out := make([]byte, 0, 2048), make([]byte, 0, 2048)
-	frame, _ := AppendPacket(nil, ip, &alice)
-	if n := testing.AllocsPerRun(100, func() { buf, _ = AppendPacket(buf[:0], ip, &alice) }); n != 0 {
-		t.Errorf("AppendPacket: %v allocations", n)
-	}
-	if n := testing.AllocsPerRun(100, func() { out, _ = DecodePacket(out[:0], frame, &bob) }); n != 0 {
-		t.Errorf("DecodePacket: %v allocations", n)
-	}
-}
-
-func BenchmarkAppendPacket4(b *testing.B) {
-	ip := translated(b, 1300)
-	buf := make([]byte, 0, 2048)
-	b.ReportAllocs()
-	for b.Loop() {
-		buf, _ = AppendPacket(buf[:0], ip, &alice)
-	}
-}
-
-func BenchmarkDecodePacket6(b *testing.B) {
-	frame, _ := AppendPacket(nil, packet6(b), &alice)
-	buf := make([]byte, 0, 2048)
-	b.ReportAllocs()
-	for b.Loop() {
-		buf, _ = DecodePacket(buf[:0], frame, &bob)
-	}
 }
