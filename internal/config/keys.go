@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -118,8 +119,12 @@ func setMTU(s *Settings, value any) error {
 	return nil
 }
 
+// asInt takes a number; a flag gives it as text.
 func asInt(value any) (int64, bool) {
 	switch v := value.(type) {
+	case string:
+		n, err := strconv.ParseInt(v, 10, 64)
+		return n, err == nil
 	case int64:
 		return v, true
 	case int:

@@ -81,6 +81,12 @@ log_format = "json"
 	if want := []string{"relay_token", "stun"}; !slices.Equal(s.Inert(), want) {
 		t.Errorf("inert %v, want %v", s.Inert(), want)
 	}
+	if err := s.Set("port", "1234"); err != nil || s.Port != 1234 {
+		t.Errorf("a number as a flag has it: %v, %d", err, s.Port)
+	}
+	if err := s.Set("port", "http"); err == nil {
+		t.Error("a word became a port")
+	}
 	if err := s.Set("relay_token", ""); err != nil || !slices.Equal(s.Inert(), []string{"stun"}) {
 		t.Errorf("a flag that takes it back: %v, inert %v", err, s.Inert())
 	}
