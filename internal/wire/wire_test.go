@@ -309,8 +309,10 @@ func TestMessages(t *testing.T) {
 		v    any
 		text string
 	}{
-		{Facts{NAT: NAT{Mapping: "endpoint-independent", V4: true, UDP: true}, Candidates: []Candidate{{Addr: "192.0.2.1:1", RTT: 1.5}}, Relay: "https://r./"},
-			`{"nat":{"mapping":"endpoint-independent","v4":true,"v6":false,"udp":true},"candidates":[{"addr":"192.0.2.1:1","rtt_ms":1.5}],"relay":"https://r./"}`},
+		{
+			Facts{NAT: NAT{Mapping: "endpoint-independent", V4: true, UDP: true}, Candidates: []Candidate{{Addr: "192.0.2.1:1", RTT: 1.5}}, Relay: "https://r./"},
+			`{"nat":{"mapping":"endpoint-independent","v4":true,"v6":false,"udp":true},"candidates":[{"addr":"192.0.2.1:1","rtt_ms":1.5}],"relay":"https://r./"}`,
+		},
 		{Rules{Rules: []string{"tcp/22"}}, `{"rules":["tcp/22"]}`},
 		{Routes{Prefixes: []string{"10.0.0.0/8"}}, `{"prefixes":["10.0.0.0/8"]}`},
 		{Join{Secret: []byte("0123456789abcdef"), Name: "nas"}, `{"secret":"MDEyMzQ1Njc4OWFiY2RlZg==","name":"nas"}`},
@@ -350,7 +352,8 @@ func TestJoinHidesSecret(t *testing.T) {
 
 func TestTexts(t *testing.T) {
 	for _, tc := range []struct{ got, want string }{
-		{StatusRefused.String(), "connection refused"}, {Status(77).String(), "failed"},
+		{StatusRefused.String(), "connection refused"},
+		{Status(77).String(), "failed"},
 		{string(AppendAnswer(nil, Answer{Reason: strings.Repeat("x", 255) + "é"})[3:]), strings.Repeat("x", 255)},
 	} {
 		if tc.got != tc.want {

@@ -79,8 +79,18 @@ func decodeLine(t *testing.T, r *bufio.Reader, v any) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
-		nil, {"fly"}, {"listen", "node"}, {"dial"}, {"dial", "a", "b"}, {"dial", "x"}, {"listen", "--bind"},
-		{"listen", "--bind", "here"}, {"listen", "--key", "secret"}, {"listen", "--relay", "ftp://x"}, {"dial", "x", "--bytes", "-1"}, {"listen", "--fast", "1"},
+		nil,
+		{"fly"},
+		{"listen", "node"},
+		{"dial"},
+		{"dial", "a", "b"},
+		{"dial", "x"},
+		{"listen", "--bind"},
+		{"listen", "--bind", "here"},
+		{"listen", "--key", "secret"},
+		{"listen", "--relay", "ftp://x"},
+		{"dial", "x", "--bytes", "-1"},
+		{"listen", "--fast", "1"},
 	} {
 		err := run(t.Context(), args)
 		if err == nil {
