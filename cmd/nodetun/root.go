@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/daemon"
+	"github.com/nodetun/nodetun/internal/localapi"
+)
+
+// app is what every command shares: the common flags and what follows from
+// them.
+type app struct {
+	stateDir, socket, configFile string
+	json                         bool
+}
+
+// newRoot makes the tree of commands.
+func newRoot() *cobra.Command {
+	a := &app{}
+	root := &cobra.Command{
+		Use:           "nodetun",
+		Short:         "every machine reachable by its key",
+		Long:          "nodetun makes every machine reachable by its key: after `sudo nodetun up`,\n`ssh <NodeID>.node.internal` reaches that very machine wherever it is.",
+		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.stateDir, "state-dir", "/var/lib/nodetun", "where the node keeps its key and peers")
+	flags.StringVar(&a.configFile, "config", "/etc/nodetun/nodetun.toml", "settings")
+	flags.StringVar(&a.socket, "socket", defaultSocket(), "control socket")
+	root.AddCommand(
+		a.upCommand(), a.downCommand(), a.statusCommand(), a.idCommand(), a.ipCommand(), a.nameCommand(), a.whoisCommand(), a.ticketCommand(),
+		a.peerCommand(), a.allowCommand(), a.denyCommand(), a.checkCommand(), a.forgetCommand(), a.pingCommand(), a.relayCommand(), a.versionCommand(),
+	)
+	for _, cmd := range root.Commands() {
+		asUsage(cmd)
+	}
+	return root
+}
+
+// asUsage turns wrong arguments, of the command and those below it, into
+// errors of usage.
+func asUsage(cmd *cobra.Command) {
+	check := cmd.Args
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usage(fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath()))
+		}
+		return nil
+	}
+	for _, child := range cmd.Commands() {
+		asUsage(child)
+	}
+}
+
+// defaultSocket is in /run for root, else where the user's own things are.
+func defaultSocket() string {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if os.Geteuid() == 0 || dir == "" {
+		dir = "/run"
+	}
+	return filepath.Join(dir, "nodetun", "nodetun.sock")
+}
+
+// settings reads the file of settings.
+func (a *app) settings() (config.Settings, error) { return config.Load(a.configFile) }
+
+// client asks a running node.
+func (a *app) client() *localapi.Client { return localapi.NewClient(a.socket) }
+
+// backend is the running node, or the files of one that does not run.
+func (a *app) backend() (localapi.Backend, error) {
+	running, err := a.client().Running()
+	if err != nil {
+		return nil, err
+	}
+	if running {
+		return a.client(), nil
+	}
+	return a.offline()
+}
+
+// offline answers from files.
+func (a *app) offline() (*daemon.Offline, error) {
+	settings, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	return &daemon.Offline{StateDir: a.stateDir, Settings: settings, Version: version}, nil
+}
+
+// jsonFlag adds --json to a command that reads.
+func (a *app) jsonFlag(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON (docs/cli.md)")
+	return cmd
+}
+
+// read makes a command that asks for a value and shows it.
+func read[T any](a *app, ask func(context.Context, localapi.Backend, []string) (T, error), show func(*printer, T)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		backend, err := a.backend()
+		if err != nil {
+			return err
+		}
+		value, err := ask(cmd.Context(), backend, args)
+		if err != nil {
+			return err
+		}
+		return a.print(cmd, value, func(p *printer) { show(p, value) })
+	}
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodetun/nodetun/internal/localapi"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "status", Short: "show this node, its peers, and what is wrong"}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		status, err := a.client().Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return a.print(cmd, status, func(p *printer) { showStatus(p, status, time.Now()) })
+	}
+	return a.jsonFlag(cmd)
+}
+
+// showStatus prints the status for people.
+func showStatus(p *printer, s localapi.Status, now time.Time) {
+	showSelf(p, s.Self)
+	p.linef("")
+	if len(s.Peers) == 0 {
+		p.linef("no peers (try: sudo nodetun peer add <id>)")
+	} else {
+		p.table(peerRows(s.Peers, now))
+	}
+	for _, peer := range s.Peers {
+		if peer.LastError != nil && peer.State != "connected" {
+			p.linef("  %s: %s", peerLabel(peer), *peer.LastError)
+		}
+	}
+	if len(s.Health) > 0 {
+		p.linef("")
+	}
+	for _, h := range s.Health {
+		p.linef("%s: %s", h.Level, h.Text)
+		if h.Fix != "" {
+			p.linef("      %s", h.Fix)
+		}
+	}
+}
+
+// showSelf prints who this node is.
+func showSelf(p *printer, s localapi.Self) {
+	uptime := ""
+	if s.UptimeS != nil {
+		uptime = ", up " + (time.Duration(*s.UptimeS) * time.Second).String()
+	}
+	rows := [][]string{
+		{"nodetun", s.Version + uptime},
+		{"id", s.ID.String()},
+		{"name", s.FQDN},
+		{"addresses", strings.TrimSpace(s.IPv6 + " " + strings.TrimPrefix(orDash(s.IPv4), "-"))},
+		{"relay", relayText(s)},
+	}
+	direct := strings.Join(s.DirectAddresses, " ")
+	p.table(append(rows, []string{"reachable at", orDash(&direct)}))
+}
+
+func relayText(s localapi.Self) string {
+	if s.Relay == nil {
+		return "none"
+	}
+	if s.RelayRTTms == nil {
+		return *s.Relay
+	}
+	return fmt.Sprintf("%s (%.1f ms)", *s.Relay, *s.RelayRTTms)
+}
+
+// peerLabel is how people know the peer.
+func peerLabel(p localapi.Peer) string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return p.ID.Short()
+}
+
+func peerRows(peers []localapi.Peer, now time.Time) [][]string {
+	rows := [][]string{{"PEER", "STATE", "PATH", "RTT", "RX", "TX", "LAST SEEN", "ADDRESS"}}
+	for _, p := range peers {
+		rtt, seen, path := "-", "-", "-"
+		if p.RTTms != nil {
+			rtt = fmt.Sprintf("%.1f ms", *p.RTTms)
+		}
+		if p.LastSeen != nil {
+			seen = ago(now.Sub(*p.LastSeen))
+		}
+		if p.Path != "none" {
+			path = strings.TrimSpace(p.Path + " " + strings.TrimPrefix(orDash(p.Endpoint), "-"))
+		}
+		address := p.IPv6
+		if p.IPv4 != nil {
+			address = *p.IPv4
+		}
+		rows = append(rows, []string{peerLabel(p), p.State, path, rtt, bytes(p.RxBytes), bytes(p.TxBytes), seen, address})
+	}
+	return rows
+}
+
+// ago words how long ago something was.
+func ago(d time.Duration) string {
+	switch {
+	case d < 2*time.Second:
+		return "now"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+	}
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/daemon"
+	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/rules"
+)
+
+// settingFlags are the flags of `up` that override one setting each.
+type settingFlags struct {
+	port, tun, dns, name, discovery, bind, logLevel, logFormat string
+	relays                                                     []string
+	noPortmap                                                  bool
+	set                                                        *pflag.FlagSet
+}
+
+func (f *settingFlags) register(flags *pflag.FlagSet) {
+	f.set = flags
+	flags.StringVar(&f.name, "name", "", "this node's own name (default: the host's)")
+	flags.StringVar(&f.port, "port", "", fmt.Sprintf("UDP port, 0 for any free one (default %d)", config.DefaultPort))
+	flags.StringVar(&f.bind, "bind", "", "address of the UDP socket, or one of each family")
+	flags.StringVar(&f.tun, "tun", "", "name of the network interface (default nodetun0)")
+	flags.StringArrayVar(&f.relays, "relay", nil, "URL of a relay (repeatable), or none")
+	flags.StringVar(&f.discovery, "discovery", "", "none, or the URL of a discovery server")
+	flags.StringVar(&f.dns, "dns", "", "how the host learns names: auto, resolved, file, none (default auto)")
+	flags.BoolVar(&f.noPortmap, "no-portmap", false, "ask no router for a port mapping")
+	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
+	flags.StringVar(&f.logFormat, "log-format", "", "text or json (default text)")
+}
+
+// apply overrides the settings by the flags that were given.
+func (f *settingFlags) apply(s *config.Settings) error {
+	for _, o := range []struct {
+		flag, key string
+		value     any
+	}{
+		{"name", "name", f.name},
+		{"bind", "bind", f.bind},
+		{"tun", "tun", f.tun},
+		{"relay", "relays", f.relays},
+		{"discovery", "discovery", f.discovery},
+		{"dns", "dns", f.dns},
+		{"no-portmap", "portmap", !f.noPortmap},
+		{"log-level", "log_level", f.logLevel},
+		{"log-format", "log_format", f.logFormat},
+		{"port", "port", f.port},
+	} {
+		if !f.set.Changed(o.flag) {
+			continue
+		}
+		if err := s.Set(o.key, o.value); err != nil {
+			return usage(fmt.Errorf("--%s: %w", o.flag, err))
+		}
+	}
+	return nil
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var flags settingFlags
+	var peers []string
+	var detach bool
+	cmd := &cobra.Command{
+		Use: "up", Short: "run this node: network interface, addresses, routes, names",
+		Long:    "Run this node in the foreground until ^C or `nodetun down`, which undo every change of\nthis host. The first start makes the node's key.",
+		Example: "  sudo nodetun up\n  sudo nodetun up --detach --relay https://relay.example.org",
+	}
+	flags.register(cmd.Flags())
+	cmd.Flags().StringArrayVar(&peers, "peer", nil, "peer for this run only, ID or ID@ip:port (repeatable)")
+	cmd.Flags().BoolVar(&detach, "detach", false, "return when the tunnel is up; it goes on in the background")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		load := func() (config.Settings, error) {
+			settings, err := a.settings()
+			if err == nil {
+				err = flags.apply(&settings)
+			}
+			return settings, err
+		}
+		settings, err := load()
+		if err != nil {
+			return err
+		}
+		extra, err := parsePeers(peers)
+		if err != nil {
+			return usage(err)
+		}
+		if detach {
+			return a.detachUp(cmd)
+		}
+		return daemon.Run(cmd.Context(), daemon.Config{
+			Settings: settings, StateDir: a.stateDir, Socket: a.socket, Peers: extra, Version: version,
+			Logger: newLogger(cmd.ErrOrStderr(), &settings), Reload: load,
+			Ready: func(s localapi.Status) {
+				if !detached() {
+					showReady(&printer{cmd.OutOrStdout()}, s)
+					return
+				}
+				var report strings.Builder
+				showReady(&printer{&report}, s)
+				tellParent(report.String())
+			},
+		})
+	}
+	return cmd
+}
+
+// newLogger makes the logger that the settings ask for.
+func newLogger(w io.Writer, s *config.Settings) *slog.Logger {
+	options := &slog.HandlerOptions{Level: s.LogLevel}
+	if s.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// parsePeers reads ID or ID@ip:port.
+func parsePeers(list []string) ([]config.Peer, error) {
+	var peers []config.Peer
+	for _, text := range list {
+		name, where, located := strings.Cut(text, "@")
+		id, err := identity.ParseNodeID(name)
+		if err != nil {
+			return nil, fmt.Errorf("--peer: %w", err)
+		}
+		p := config.Peer{ID: id, Rules: rules.Default()}
+		if located {
+			addr, err := config.ParseAddrPort(where)
+			if err != nil {
+				return nil, fmt.Errorf("--peer: %w", err)
+			}
+			p.Addrs = []netip.AddrPort{addr}
+		}
+		peers = append(peers, p)
+	}
+	return peers, nil
+}
+
+// showReady says who this node is and what to send to a friend.
+func showReady(p *printer, s localapi.Status) {
+	ipv4 := ""
+	if s.Self.IPv4 != nil {
+		ipv4 = "  " + *s.Self.IPv4
+	}
+	p.table([][]string{
+		{"id", s.Self.ID.String()},
+		{"name", s.Self.FQDN},
+		{"addresses", s.Self.IPv6 + ipv4},
+	})
+	p.linef("to be reached from another machine, run there:")
+	p.linef("  sudo nodetun peer add %s", s.Self.ID)
+	for _, h := range s.Health {
+		p.linef("%s: %s", h.Level, h.Text)
+		if h.Fix != "" {
+			p.linef("      %s", h.Fix)
+		}
+	}
+}
