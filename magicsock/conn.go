@@ -170,6 +170,7 @@ func New(cfg Config) (*Conn, error) {
 // Run carries packets until ctx ends, then closes the sockets and returns when
 // all that it started is gone.
 func (c *Conn) Run(ctx context.Context) error {
+	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
@@ -183,7 +184,7 @@ func (c *Conn) Run(ctx context.Context) error {
 	if c.other != nil {
 		g.Go(func() error { c.readOther(); return nil })
 	}
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+	if err := g.Wait(); err != nil && parent.Err() == nil {
 		return fmt.Errorf("magicsock: %w", err)
 	}
 	return nil

@@ -61,8 +61,11 @@ func TestPrivateAddressesForPeersOnly(t *testing.T) {
 	c := start(t, cfg)
 	public := addrPort("203.0.113.7:1000")
 	c.SetDirectAddrs([]DirectAddr{
-		{Addr: addrPort("10.1.2.3:5"), Kind: AddrPortmap}, {Addr: addrPort("100.64.1.1:5"), Kind: AddrSTUN},
-		{Addr: addrPort("[fd00::1]:5"), Kind: AddrLocal}, {Addr: public, Kind: AddrSTUN}, {Addr: public, Kind: AddrPortmap},
+		{Addr: addrPort("10.1.2.3:5"), Kind: AddrPortmap},
+		{Addr: addrPort("100.64.1.1:5"), Kind: AddrSTUN},
+		{Addr: addrPort("[fd00::1]:5"), Kind: AddrLocal},
+		{Addr: public, Kind: AddrSTUN},
+		{Addr: public, Kind: AddrPortmap},
 	})
 	if got := c.callMeAddrs(peer); len(got) < 5 {
 		t.Errorf("a peer is told %v", got)

@@ -132,6 +132,10 @@ func BenchmarkNetnsStream(b *testing.B) {
 				cpu = cpuTime() - cpu + sinkCPU()
 				b.ReportMetric(cpu.Seconds()/(float64(b.N)*size/(1<<30)), "cpu-s/GiB")
 				b.ReportMetric(float64(b.N)*size*8/b.Elapsed().Seconds()/1e9, "Gbit/s")
+				stats := c.ConnectionStats()
+				b.ReportMetric(100*float64(stats.PacketsLost)/float64(stats.PacketsSent), "%lost")
+				b.ReportMetric(float64(stats.CongestionWindow)/1000, "cwnd-kB")
+				b.ReportMetric(float64(stats.SmoothedRTT.Microseconds()), "srtt-µs")
 			})
 		}
 	}

@@ -140,8 +140,11 @@ func (p *PacketConn) more() bool {
 		return false
 	}
 	p.turns = 0
-	n, _ := p.c.direct.TryRead(p.rx)
+	n, err := p.c.direct.TryRead(p.rx)
 	p.rxLen, p.rxPos = n, 0
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = p.woken() // a wake that came late; wait will report the caller's own
+	}
 	return true
 }
 

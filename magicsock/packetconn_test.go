@@ -280,3 +280,49 @@ func TestResendRing(t *testing.T) {
 		t.Errorf("last %q", got[7])
 	}
 }
+
+// A flood from a relay does not keep the reader from its socket, even if a wake
+// left the socket's deadline in the past.
+func TestInboxDoesNotStarveSocket(t *testing.T) {
+	cfg, changes := watchPath(loopbackConfig(1))
+	a, b := start(t, cfg), start(t, loopbackConfig(2))
+	meet(t, a, b)
+	drain(t, a.Conn)
+	got := drain(t, b.Conn)
+	establish(t, a, b, changes)
+
+	url, _ := identity.ParseRelayURL("https://relay.example.org")
+	flood := testKey(3).NodeID()
+	if err := b.AddNodeAddr(identity.NodeAddr{ID: flood, Relay: url}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		payload := relay.AppendDatagram(nil, quicPacket(50, 0x40))
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.deliverRelay(url, flood, payload)
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	deadline := time.After(10 * time.Second)
+	for i := range 20 {
+		b.Conn.direct.SetReadDeadline(longAgo)
+		if _, err := a.PacketConn().WriteTo(quicPacket(100, 0x60+byte(i)), a.MappedAddr(b.id)); err != nil {
+			t.Fatal(err)
+		}
+		for seen := false; !seen; {
+			select {
+			case p := <-got:
+				seen = p[0] == 0x60+byte(i)
+			case <-deadline:
+				t.Fatalf("packet %d did not come through", i)
+			}
+		}
+	}
+}

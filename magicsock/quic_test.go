@@ -10,12 +10,17 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/quic-go/quic-go"
 	"golang.org/x/net/ipv4"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/relay/relayserver"
+	"github.com/nodetun/nodetun/relay/relayserver/relaytest"
 )
 
 // The interfaces that quic-go looks for.
@@ -199,6 +204,22 @@ func BenchmarkStream(b *testing.B) {
 			meet(b, x, y)
 			return x.PacketConn(), y.PacketConn(), x.MappedAddr(y.id)
 		}},
+		{"magicsock6", func() (net.PacketConn, net.PacketConn, net.Addr) { // the socket read by a goroutine
+			x, y := start(b, loopbackConfig(1)), start(b, loopbackConfig(2))
+			_, v6 := y.LocalAddrs()
+			if err := x.AddNodeAddr(identity.NodeAddr{ID: y.id, Direct: []netip.AddrPort{v6}}, "test"); err != nil {
+				b.Skip(err)
+			}
+			return x.PacketConn(), y.PacketConn(), x.MappedAddr(y.id)
+		}},
+		{"relay", func() (net.PacketConn, net.PacketConn, net.Addr) {
+			r := relaytest.Start(b, relayserver.Config{})
+			x, y := start(b, relayConfig(1, r.URL)), start(b, relayConfig(2, r.URL))
+			if err := x.AddNodeAddr(identity.NodeAddr{ID: y.id, Relay: r.URL}, "test"); err != nil {
+				b.Fatal(err)
+			}
+			return x.PacketConn(), y.PacketConn(), x.MappedAddr(y.id)
+		}},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			from, to, addr := bench.make()
@@ -211,6 +232,8 @@ func BenchmarkStream(b *testing.B) {
 			}
 			b.ReportMetric((cpuTime()-cpu).Seconds()/(float64(b.N)*size/(1<<30)), "cpu-s/GiB")
 			b.ReportMetric(float64(b.N)*size*8/b.Elapsed().Seconds()/1e9, "Gbit/s")
+			stats := p.dialler.ConnectionStats()
+			b.ReportMetric(100*float64(stats.PacketsLost)/float64(stats.PacketsSent), "%lost")
 		})
 	}
 }
