@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -48,13 +47,12 @@ func (a *app) idCommand() *cobra.Command {
 // ownID reads the key file, or asks the running node where that may not be
 // read.
 func (a *app) ownID(ctx context.Context, create bool) (identity.NodeID, error) {
-	key, err := identity.LoadSecretKey(daemon.KeyPath(a.stateDir))
+	load := func(dir string) (*identity.SecretKey, error) { return identity.LoadSecretKey(daemon.KeyPath(dir)) }
+	if create {
+		load = daemon.LoadOrCreateKey
+	}
+	key, err := load(a.stateDir)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && create:
-		if err := os.MkdirAll(a.stateDir, 0o700); err != nil {
-			return identity.NodeID{}, err
-		}
-		key, err = identity.CreateSecretKey(daemon.KeyPath(a.stateDir))
 	case errors.Is(err, fs.ErrNotExist):
 		err = daemon.ErrNoKey
 	case errors.Is(err, fs.ErrPermission):

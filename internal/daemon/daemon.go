@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -102,6 +101,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer unlock()
 
+	if cfg.Settings.MTU == 0 {
+		cfg.Settings.MTU = engine.DefaultMTU
+	}
 	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), changed: make(chan struct{}, 1)}
 	ctx, d.stop = context.WithCancel(ctx)
 	defer d.stop()
@@ -136,11 +138,7 @@ func (d *Daemon) statePath() string { return filepath.Join(d.cfg.StateDir, state
 // readFiles reads identity, peers and addresses; a first start makes the key.
 func (d *Daemon) readFiles() error {
 	var err error
-	d.key, err = identity.LoadSecretKey(KeyPath(d.cfg.StateDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		d.key, err = identity.CreateSecretKey(KeyPath(d.cfg.StateDir))
-	}
-	if err != nil {
+	if d.key, err = LoadOrCreateKey(d.cfg.StateDir); err != nil {
 		return err
 	}
 	d.selfName = ownName(d.cfg.Settings.Name)

@@ -30,6 +30,16 @@ var ErrNoKey = errors.New("this node has no key yet (try: sudo nodetun up, or no
 // open reads the identity and returns the store of peers.
 func (o *Offline) open() (*store, error) {
 	key, err := identity.LoadSecretKey(KeyPath(o.StateDir))
+	return o.openWith(key, err)
+}
+
+// openNew is open for a node that may not have a key yet: it gets one.
+func (o *Offline) openNew() (*store, error) {
+	key, err := LoadOrCreateKey(o.StateDir)
+	return o.openWith(key, err)
+}
+
+func (o *Offline) openWith(key *identity.SecretKey, err error) (*store, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNoKey
 	}
@@ -132,7 +142,7 @@ func (o *Offline) Check(_ context.Context, asked, rule string) (localapi.Check, 
 
 // AddPeer implements localapi.Backend.
 func (o *Offline) AddPeer(_ context.Context, r localapi.AddRequest) (localapi.AddResult, error) {
-	s, err := o.open()
+	s, err := o.openNew()
 	if err != nil {
 		return localapi.AddResult{}, err
 	}

@@ -3,7 +3,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -24,6 +26,19 @@ const (
 
 // KeyPath returns where a state directory keeps the secret key.
 func KeyPath(stateDir string) string { return filepath.Join(stateDir, keyFile) }
+
+// LoadOrCreateKey returns the identity of a state directory; a node that has
+// none yet gets both.
+func LoadOrCreateKey(stateDir string) (*identity.SecretKey, error) {
+	key, err := identity.LoadSecretKey(KeyPath(stateDir))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	return identity.CreateSecretKey(KeyPath(stateDir))
+}
 
 // store changes the list of peers in its file. It serves the running node and
 // the command beside it alike.

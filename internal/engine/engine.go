@@ -77,8 +77,8 @@ type Engine struct {
 	mu sync.Mutex
 }
 
-// defaultMTU leaves room for the outer headers on a path of 1500 bytes.
-const defaultMTU = 1420
+// DefaultMTU is that of the link in bytes: it leaves room for the outer headers on a path of 1500 bytes.
+const DefaultMTU = 1420
 
 // New makes an Engine with no peers. It starts nothing.
 func New(cfg Config) (*Engine, error) {
@@ -86,7 +86,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, errors.New("engine: endpoint, link and table are required")
 	}
 	if cfg.MTU == 0 {
-		cfg.MTU = defaultMTU
+		cfg.MTU = DefaultMTU
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

@@ -101,7 +101,7 @@ func startHost(t *testing.T, link *tuntest.Device) *fakeHost {
 	t.Helper()
 	h := &fakeHost{link: link, packets: make(chan []byte, 1024)}
 	stack, err := netstack.New(netstack.Config{
-		MTU: defaultMTU, Write: link.Write,
+		MTU: DefaultMTU, Write: link.Write,
 		Accept: func(p *netstack.Pending) {
 			if p.Dst().Port() != echoPort {
 				p.Reset()
