@@ -34,42 +34,49 @@ func (a *attempt) finish(s *session, err error) {
 // errDenied says that this host's own rules refuse the peer.
 var errDenied = errors.New("denied by this host's own rules")
 
-// connect returns a session with the peer that answers, dialling if need be.
+// connect returns a session with the peer that answers, dialling if need be. A
+// dial that ran already and fails is tried once more: the world may have
+// changed since it began.
 func (p *peer) connect(ctx context.Context) (*session, error) {
-	if !p.allowed() {
-		return nil, errDenied
-	}
-	if s := p.current.Load(); s != nil && p.answering() {
-		return s, nil
-	}
-	a := p.dialInBackground()
-	select {
-	case <-a.done:
-		return a.sess, a.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	for tries := 0; ; tries++ {
+		if !p.allowed() {
+			return nil, errDenied
+		}
+		if s := p.current.Load(); s != nil && p.answering() {
+			return s, nil
+		}
+		a, joined := p.dialInBackground()
+		select {
+		case <-a.done:
+			if a.err == nil || !joined || tries > 0 {
+				return a.sess, a.err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 
 // dialInBackground joins the dial that runs, or starts one.
-func (p *peer) dialInBackground() *attempt {
+func (p *peer) dialInBackground() (a *attempt, joined bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.attempt != nil {
-		return p.attempt
+		return p.attempt, true
 	}
 	ctx, cancel := context.WithTimeout(p.engine.life, dialTimeout)
-	a := &attempt{cancel: cancel, done: make(chan struct{})}
+	a = &attempt{cancel: cancel, done: make(chan struct{})}
 	if p.engine.life.Err() != nil {
+		cancel()
 		a.finish(nil, context.Canceled)
-		return a
+		return a, false
 	}
 	p.attempt = a
 	p.engine.tasks.Go(func() {
 		defer cancel()
 		p.dial(ctx, a)
 	})
-	return a
+	return a, false
 }
 
 // dial runs one attempt to its end.
