@@ -314,8 +314,10 @@ func (h *host) sshd(t *testing.T) (server *process, key string) {
 
 // ssh is the argument list of a real ssh call to the target.
 func sshArgs(key, target string, command ...string) []string {
-	return append([]string{"ssh", "-F", "none", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-		"-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "root@" + target}, command...)
+	return append([]string{
+		"ssh", "-F", "none", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+		"-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "root@" + target,
+	}, command...)
 }
 
 // befriend makes two hosts peers of each other. where gives a's address as b

@@ -16,7 +16,12 @@ func hostState(t *testing.T, h *host) string {
 	t.Helper()
 	var all strings.Builder
 	for _, argv := range [][]string{
-		{"ip", "-br", "link"}, {"ip", "-br", "addr"}, {"ip", "route"}, {"ip", "-6", "route"}, {"ip", "rule"}, {"ip", "-6", "rule"},
+		{"ip", "-br", "link"},
+		{"ip", "-br", "addr"},
+		{"ip", "route"},
+		{"ip", "-6", "route"},
+		{"ip", "rule"},
+		{"ip", "-6", "rule"},
 		{"cat", "/etc/resolv.conf"},
 	} {
 		all.WriteString(strings.Join(argv, " ") + "\n" + h.ns.Run(t, argv...))

@@ -49,8 +49,10 @@ var layers = map[string][]string{
 	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules"},
 	"internal/config":   {"identity", "internal/atomicfile", "internal/rules"},
 	"internal/localapi": {"identity"},
-	"internal/daemon": {"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/relayactor", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet"},
+	"internal/daemon": {
+		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/relayactor", "internal/engine",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet",
+	},
 
 	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "relay/relayserver"},
 	"endpoint/examples/echo": {"identity", "endpoint", "magicsock"},
