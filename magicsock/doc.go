@@ -17,6 +17,7 @@
 //	discoio.go      receives disco messages, admits and opens them
 //	resend.go       the last packets of each node, for the moment after an outage
 //	directaddrs.go  where this node may be reached
+//	claims.go       what others say about that, and whom we tell
 //
 // It does not choose relays by latency and does not know NATs: that is
 // netcheck, which tells SetHomeRelay and SetDirectAddrs.
