@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // counter makes names unique inside this process; the process id makes them
@@ -81,8 +82,32 @@ func (ns *NS) Try(argv ...string) (string, error) {
 }
 
 // Do calls f on a thread that is inside the namespace. Sockets that f opens
-// stay in the namespace for their whole life.
+// stay in the namespace for their whole life. f may end the test with t.Fatal.
+//
+// The thread is never the process's first one, whose namespace is what others
+// see as that of the process.
 func (ns *NS) Do(t testing.TB, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if os.Getpid() != unix.Gettid() {
+		ns.enter(t, f)
+		return
+	}
+	// This goroutine keeps the first thread, so the other gets another one.
+	done, finished := make(chan struct{}), false
+	go func() {
+		defer close(done)
+		ns.enter(t, f)
+		finished = true
+	}()
+	<-done
+	if !finished {
+		t.FailNow()
+	}
+}
+
+func (ns *NS) enter(t testing.TB, f func()) {
 	t.Helper()
 	runtime.LockOSThread()
 	home, err := netns.Get()
