@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nodetun/nodetun/internal/daemon"
 )
 
 // readyFD is, in a detached node, the pipe that is closed when it is up.
@@ -30,7 +32,7 @@ func (a *app) detachUp(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(a.stateDir, 0o700); err != nil {
+	if err := daemon.MakeStateDir(a.stateDir); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(filepath.Join(a.stateDir, logFile), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)

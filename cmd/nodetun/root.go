@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/daemon"
@@ -16,8 +17,10 @@ import (
 // app is what every command shares: the common flags and what follows from
 // them.
 type app struct {
-	stateDir, socket, configFile string
-	json                         bool
+	stateDir, socket, configFile   string
+	port, tun, logLevel, logFormat string
+	json                           bool
+	flags                          *pflag.FlagSet
 }
 
 // newRoot makes the tree of commands.
@@ -36,6 +39,11 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&a.stateDir, "state-dir", "/var/lib/nodetun", "where the node keeps its key and peers")
 	flags.StringVar(&a.configFile, "config", "/etc/nodetun/nodetun.toml", "settings")
 	flags.StringVar(&a.socket, "socket", defaultSocket(), "control socket")
+	flags.StringVar(&a.tun, "tun", "", "name of the network interface (default nodetun0)")
+	flags.StringVar(&a.port, "port", "", fmt.Sprintf("UDP port, 0 for any free one (default %d)", config.DefaultPort))
+	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error (default info)")
+	flags.StringVar(&a.logFormat, "log-format", "", "text or json (default text)")
+	a.flags = flags
 	root.AddCommand(
 		a.upCommand(), a.downCommand(), a.statusCommand(), a.idCommand(), a.ipCommand(), a.nameCommand(), a.whoisCommand(), a.ticketCommand(),
 		a.peerCommand(), a.allowCommand(), a.denyCommand(), a.checkCommand(), a.forgetCommand(), a.pingCommand(), a.relayCommand(), a.versionCommand(),
@@ -73,8 +81,19 @@ func defaultSocket() string {
 	return filepath.Join(dir, "nodetun", "nodetun.sock")
 }
 
-// settings reads the file of settings.
-func (a *app) settings() (config.Settings, error) { return config.Load(a.configFile) }
+// settings reads the file of settings, which the common flags override.
+func (a *app) settings() (config.Settings, error) {
+	s, err := config.Load(a.configFile)
+	if err != nil {
+		return s, err
+	}
+	return s, applyFlags(&s, a.flags, []override{
+		{"tun", "tun", a.tun},
+		{"port", "port", a.port},
+		{"log-level", "log_level", a.logLevel},
+		{"log-format", "log_format", a.logFormat},
+	})
+}
 
 // client asks a running node.
 func (a *app) client() *localapi.Client { return localapi.NewClient(a.socket) }

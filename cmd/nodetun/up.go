@@ -19,44 +19,44 @@ import (
 
 // settingFlags are the flags of `up` that override one setting each.
 type settingFlags struct {
-	port, tun, dns, name, discovery, bind, logLevel, logFormat string
-	relays                                                     []string
-	noPortmap                                                  bool
-	set                                                        *pflag.FlagSet
+	dns, name, discovery, bind string
+	relays                     []string
+	noPortmap                  bool
+	set                        *pflag.FlagSet
 }
 
 func (f *settingFlags) register(flags *pflag.FlagSet) {
 	f.set = flags
 	flags.StringVar(&f.name, "name", "", "this node's own name (default: the host's)")
-	flags.StringVar(&f.port, "port", "", fmt.Sprintf("UDP port, 0 for any free one (default %d)", config.DefaultPort))
 	flags.StringVar(&f.bind, "bind", "", "address of the UDP socket, or one of each family")
-	flags.StringVar(&f.tun, "tun", "", "name of the network interface (default nodetun0)")
 	flags.StringArrayVar(&f.relays, "relay", nil, "URL of a relay (repeatable), or none")
 	flags.StringVar(&f.discovery, "discovery", "", "none, or the URL of a discovery server")
 	flags.StringVar(&f.dns, "dns", "", "how the host learns names: auto, resolved, file, none (default auto)")
 	flags.BoolVar(&f.noPortmap, "no-portmap", false, "ask no router for a port mapping")
-	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
-	flags.StringVar(&f.logFormat, "log-format", "", "text or json (default text)")
+}
+
+// override is one flag that sets one setting.
+type override struct {
+	flag, key string
+	value     any
 }
 
 // apply overrides the settings by the flags that were given.
 func (f *settingFlags) apply(s *config.Settings) error {
-	for _, o := range []struct {
-		flag, key string
-		value     any
-	}{
+	return applyFlags(s, f.set, []override{
 		{"name", "name", f.name},
 		{"bind", "bind", f.bind},
-		{"tun", "tun", f.tun},
 		{"relay", "relays", f.relays},
 		{"discovery", "discovery", f.discovery},
 		{"dns", "dns", f.dns},
 		{"no-portmap", "portmap", !f.noPortmap},
-		{"log-level", "log_level", f.logLevel},
-		{"log-format", "log_format", f.logFormat},
-		{"port", "port", f.port},
-	} {
-		if !f.set.Changed(o.flag) {
+	})
+}
+
+// applyFlags sets what was given on the command line.
+func applyFlags(s *config.Settings, set *pflag.FlagSet, list []override) error {
+	for _, o := range list {
+		if !set.Changed(o.flag) {
 			continue
 		}
 		if err := s.Set(o.key, o.value); err != nil {
@@ -97,16 +97,18 @@ func (a *app) upCommand() *cobra.Command {
 		if detach {
 			return a.detachUp(cmd)
 		}
+		level := new(slog.LevelVar)
+		level.Set(settings.LogLevel)
 		return daemon.Run(cmd.Context(), daemon.Config{
 			Settings: settings, StateDir: a.stateDir, Socket: a.socket, Peers: extra, Version: version,
-			Logger: newLogger(cmd.ErrOrStderr(), &settings), Reload: load,
-			Ready: func(s localapi.Status) {
+			Logger: newLogger(cmd.ErrOrStderr(), settings.LogFormat, level), Level: level, Reload: load,
+			Ready: func(s localapi.Status, ticket localapi.Ticket) {
 				if !detached() {
-					showReady(&printer{cmd.OutOrStdout()}, s)
+					showReady(&printer{cmd.OutOrStdout()}, s, ticket)
 					return
 				}
 				var report strings.Builder
-				showReady(&printer{&report}, s)
+				showReady(&printer{&report}, s, ticket)
 				tellParent(report.String())
 			},
 		})
@@ -115,9 +117,9 @@ func (a *app) upCommand() *cobra.Command {
 }
 
 // newLogger makes the logger that the settings ask for.
-func newLogger(w io.Writer, s *config.Settings) *slog.Logger {
-	options := &slog.HandlerOptions{Level: s.LogLevel}
-	if s.LogFormat == "json" {
+func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
@@ -146,7 +148,7 @@ func parsePeers(list []string) ([]config.Peer, error) {
 }
 
 // showReady says who this node is and what to send to a friend.
-func showReady(p *printer, s localapi.Status) {
+func showReady(p *printer, s localapi.Status, ticket localapi.Ticket) {
 	ipv4 := ""
 	if s.Self.IPv4 != nil {
 		ipv4 = "  " + *s.Self.IPv4
@@ -156,8 +158,8 @@ func showReady(p *printer, s localapi.Status) {
 		{"name", s.Self.FQDN},
 		{"addresses", s.Self.IPv6 + ipv4},
 	})
-	p.linef("to be reached from another machine, run there:")
-	p.linef("  sudo nodetun peer add %s", s.Self.ID)
+	p.linef("to be reached from another machine, add its id here and run there:")
+	p.linef("  sudo nodetun peer add %s", ticket.Ticket)
 	for _, h := range s.Health {
 		p.linef("%s: %s", h.Level, h.Text)
 		if h.Fix != "" {

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,7 +46,7 @@ func (d *Daemon) Whois(_ context.Context, asked string) (localapi.Whois, error) 
 	}
 	switch {
 	case id == d.key.NodeID():
-		w.Kind, w.Name = "self", d.selfName
+		w.Kind = "self"
 	case d.engine.Admit(id):
 		w.Kind = "peer"
 	}
@@ -68,11 +67,11 @@ func (d *Daemon) find(asked string) (identity.NodeID, error) {
 	return d.findPeer(asked)
 }
 
-// allPeers are the peers of peers.toml and those of this run.
+// allPeers are the peers in force.
 func (d *Daemon) allPeers() []config.Peer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Concat(d.peers, d.cfg.Peers)
+	return d.peers
 }
 
 // findPeer turns what a user calls a peer into its NodeID.
@@ -166,6 +165,8 @@ func (d *Daemon) entry(p config.Peer) localapi.PeerEntry {
 
 // AddPeer implements localapi.Backend.
 func (d *Daemon) AddPeer(_ context.Context, r localapi.AddRequest) (localapi.AddResult, error) {
+	d.change.Lock()
+	defer d.change.Unlock()
 	p, added, err := d.store.add(r)
 	if err != nil {
 		return localapi.AddResult{}, err
@@ -178,21 +179,27 @@ func (d *Daemon) AddPeer(_ context.Context, r localapi.AddRequest) (localapi.Add
 
 // Forget implements localapi.Backend.
 func (d *Daemon) Forget(_ context.Context, peer string) (localapi.PeerEntry, error) {
-	return d.changed1(d.store.forget(peer))
+	return d.edit(peer, func() (config.Peer, error) { return d.store.forget(peer) })
 }
 
 // Allow implements localapi.Backend.
 func (d *Daemon) Allow(_ context.Context, r localapi.RulesRequest) (localapi.PeerEntry, error) {
-	return d.changed1(d.store.allow(r))
+	return d.edit(r.Peer, func() (config.Peer, error) { return d.store.allow(r) })
 }
 
 // Deny implements localapi.Backend.
 func (d *Daemon) Deny(_ context.Context, r localapi.RulesRequest) (localapi.PeerEntry, error) {
-	return d.changed1(d.store.deny(r))
+	return d.edit(r.Peer, func() (config.Peer, error) { return d.store.deny(r) })
 }
 
-// changed1 brings one changed entry into force.
-func (d *Daemon) changed1(p config.Peer, err error) (localapi.PeerEntry, error) {
+// edit changes one entry and brings it into force.
+func (d *Daemon) edit(peer string, change func() (config.Peer, error)) (localapi.PeerEntry, error) {
+	d.change.Lock()
+	defer d.change.Unlock()
+	if err := d.adopt(peer); err != nil {
+		return localapi.PeerEntry{}, err
+	}
+	p, err := change()
 	if err != nil {
 		return localapi.PeerEntry{}, err
 	}
@@ -200,30 +207,61 @@ func (d *Daemon) changed1(p config.Peer, err error) (localapi.PeerEntry, error) 
 	return entry, d.reloadPeers()
 }
 
-// reloadPeers reads peers.toml and brings it into force.
+// adopt moves a peer of this run into peers.toml, where it can be changed.
+func (d *Daemon) adopt(peer string) error {
+	id, err := d.findPeer(peer)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	extra := d.extra
+	d.mu.Unlock()
+	at := indexOf(extra, id)
+	if at < 0 {
+		return nil
+	}
+	_, err = d.store.file.Edit(func(list []config.Peer) ([]config.Peer, error) {
+		return withExtra(list, extra[at:at+1]), nil
+	})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.extra = slices.Delete(slices.Clone(extra), at, at+1)
+	return nil
+}
+
+// reloadPeers reads peers.toml and brings it into force. The caller holds
+// d.change.
 func (d *Daemon) reloadPeers() error {
 	peers, err := d.store.file.Load()
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	d.peers = peers
-	d.mu.Unlock()
-	d.applyPeers()
+	d.applyPeers(peers)
 	return nil
 }
 
-// Reload implements localapi.Backend: peers are read again; settings that need
-// a new start are named.
+// Reload implements localapi.Backend: peers and the log level are read again;
+// all other settings take a new start.
 func (d *Daemon) Reload(context.Context) error {
-	var settingsErr error
+	settings := d.cfg.Settings
 	if d.cfg.Reload != nil {
-		_, settingsErr = d.cfg.Reload()
+		var err error
+		if settings, err = d.cfg.Reload(); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(settingsErr, d.reloadPeers()); err != nil {
+	d.change.Lock()
+	defer d.change.Unlock()
+	if err := d.reloadPeers(); err != nil {
 		return err
 	}
-	d.log.Info("peers were read again; changed settings take a new start")
+	if d.cfg.Level != nil {
+		d.cfg.Level.Set(settings.LogLevel)
+	}
+	d.log.Info("peers and log level were read again; other settings take a new start")
 	return nil
 }
 

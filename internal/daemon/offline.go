@@ -46,7 +46,7 @@ func (o *Offline) openWith(key *identity.SecretKey, err error) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &store{file: config.NewPeers(o.StateDir), self: key.NodeID(), zone: o.Settings.Zone, reserved: []string{ownName(o.Settings.Name)}}, nil
+	return newStore(o.StateDir, key.NodeID(), &o.Settings), nil
 }
 
 // entryOf words what the file says of a peer.

@@ -23,24 +23,42 @@ type resetSalt struct {
 // saltLen is the length of the salt in bytes.
 const saltLen = 32
 
-// loadSalt reads the salt of a state directory, or makes one.
+// loadSalt reads the salt of a state directory, or makes one. A file that is
+// broken or that others can read is refused and left alone (S5).
 func loadSalt(stateDir string) ([]byte, error) {
-	path := filepath.Join(stateDir, saltFile)
-	machine := machineID()
+	path, machine := filepath.Join(stateDir, saltFile), machineID()
 	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return newSalt(path, machine)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reset salt: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("reset salt: %w", err)
+	}
+	if othersMay(info.Mode()) {
+		return nil, fmt.Errorf("%s: others can read it (try: chmod 600 %s)", path, path)
 	}
 	var kept resetSalt
-	if err == nil && json.Unmarshal(b, &kept) == nil && len(kept.Salt) == saltLen && kept.MachineID == machine {
-		return kept.Salt, nil
+	if json.Unmarshal(b, &kept) != nil || len(kept.Salt) != saltLen {
+		return nil, fmt.Errorf("%s: holds no salt (remove it: a new one is made)", path)
 	}
+	if kept.MachineID != machine {
+		return newSalt(path, machine)
+	}
+	return kept.Salt, nil
+}
+
+func newSalt(path, machine string) ([]byte, error) {
 	fresh := resetSalt{Salt: make([]byte, saltLen), MachineID: machine}
 	rand.Read(fresh.Salt)
-	if b, err = json.Marshal(fresh); err != nil {
-		return nil, fmt.Errorf("reset salt: %w", err)
+	b, err := json.Marshal(fresh)
+	if err == nil {
+		err = atomicfile.Write(path, append(b, '\n'), 0o600)
 	}
-	if err := atomicfile.Write(path, append(b, '\n'), 0o600); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("reset salt: %w", err)
 	}
 	return fresh.Salt, nil

@@ -35,7 +35,7 @@ func (d *Daemon) Self(context.Context) (localapi.Self, error) {
 	pid, uptime := os.Getpid(), int64(time.Since(d.began)/time.Second)
 	own := d.table.Self()
 	self := localapi.Self{
-		ID: own.ID, Name: d.selfName, FQDN: d.names.FQDN(own.ID), IPv6: own.V6.String(), IPv4: text(own.V4),
+		ID: own.ID, Name: ownName(d.cfg.Settings.Name), FQDN: d.names.FQDN(own.ID), IPv6: own.V6.String(), IPv4: text(own.V4),
 		Version: d.cfg.Version, PID: &pid, UptimeS: &uptime, DirectAddresses: []string{}, Zone: d.names.Zone(),
 	}
 	for _, addr := range d.endpoint.Socket().DirectAddrs() {
@@ -100,15 +100,10 @@ func (d *Daemon) peerRow(state engine.PeerState, p config.Peer) localapi.Peer {
 	return row
 }
 
-// entries maps the peers of this run to what the user said of them.
+// entries maps the peers in force to what the user said of them.
 func (d *Daemon) entries() map[identity.NodeID]config.Peer {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all := make(map[identity.NodeID]config.Peer, len(d.peers))
-	for _, p := range d.cfg.Peers {
-		all[p.ID] = p
-	}
-	for _, p := range d.peers {
+	all := make(map[identity.NodeID]config.Peer)
+	for _, p := range d.allPeers() {
 		all[p.ID] = p
 	}
 	return all
@@ -124,6 +119,12 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 		warn("this machine has no network address: no peer can be reached", "connect a network; nothing else is to be done")
 	}
 	d.relayHealth(warn)
+	if d.poolFail != nil {
+		warn("no IPv4 in the tunnel: "+oneLine(d.poolFail), "set ipv4_pool to a prefix that this host does not use")
+	}
+	d.mu.Lock()
+	list = append(list, d.peerHealth...)
+	d.mu.Unlock()
 	for _, problem := range d.host.Problems() {
 		warn(problem.Text, problem.Fix)
 	}
@@ -165,14 +166,11 @@ func (d *Daemon) relayHealth(warn func(what, fix string)) {
 
 // namesHealth tells why names do not resolve.
 func (d *Daemon) namesHealth(warn func(what, fix string)) {
-	d.mu.Lock()
-	report, failed := d.dns, d.dnsFail
-	d.mu.Unlock()
 	switch {
-	case failed != nil:
-		warn("names do not resolve: "+failed.Error(), "use the addresses that `nodetun ip <peer>` prints")
-	case report.Advice != "":
-		warn("names do not resolve by themselves on this host", report.Advice)
+	case d.dnsFail != nil:
+		warn("names do not resolve: "+oneLine(d.dnsFail), "use the addresses that `nodetun ip <peer>` prints")
+	case d.dns.Advice != "":
+		warn("names do not resolve by themselves on this host", d.dns.Advice)
 	}
 }
 
@@ -183,3 +181,6 @@ func (d *Daemon) label(id identity.NodeID) string {
 	}
 	return id.Short()
 }
+
+// oneLine words an error that may be several.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -3,11 +3,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/identity"
@@ -17,29 +15,6 @@ import (
 	"github.com/nodetun/nodetun/routing"
 )
 
-// Names of the files of a state directory.
-const (
-	keyFile   = "secret.key"
-	saltFile  = "reset.salt"
-	stateFile = "host-state.json"
-)
-
-// KeyPath returns where a state directory keeps the secret key.
-func KeyPath(stateDir string) string { return filepath.Join(stateDir, keyFile) }
-
-// LoadOrCreateKey returns the identity of a state directory; a node that has
-// none yet gets both.
-func LoadOrCreateKey(stateDir string) (*identity.SecretKey, error) {
-	key, err := identity.LoadSecretKey(KeyPath(stateDir))
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
-	}
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	return identity.CreateSecretKey(KeyPath(stateDir))
-}
-
 // store changes the list of peers in its file. It serves the running node and
 // the command beside it alike.
 type store struct {
@@ -48,6 +23,14 @@ type store struct {
 	zone string
 	// reserved are names that no peer may have.
 	reserved []string
+}
+
+// newStore serves the state directory of a node.
+func newStore(stateDir string, self identity.NodeID, s *config.Settings) *store {
+	return &store{
+		file: config.NewPeers(stateDir), self: self, zone: strings.TrimSuffix(s.Zone, "."),
+		reserved: []string{ownName(s.Name), hostName()},
+	}
 }
 
 // add adds a peer, or adds to what is known of one.
@@ -97,6 +80,9 @@ func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
 		if err != nil {
 			return config.Peer{}, false, err
 		}
+		if routing.Prefix6().Contains(parsed.Addr()) {
+			return config.Peer{}, false, fmt.Errorf("%s is an address inside the tunnel (use the one by which other machines reach it)", parsed)
+		}
 		p.Addrs = append(p.Addrs, parsed)
 	}
 	if r.Relay != "" {
@@ -120,11 +106,11 @@ func (s *store) checkName(list []config.Peer, p config.Peer) error {
 	if err := dnsmap.ValidPetname(p.Name); err != nil {
 		return localapi.Wrap(localapi.KindBadRequest, err)
 	}
-	if slices.Contains(s.reserved, p.Name) {
+	if slices.Contains(s.reserved, strings.ToLower(p.Name)) {
 		return localapi.Wrap(localapi.KindConflict, fmt.Errorf("the name %q is this host's own", p.Name))
 	}
 	for _, other := range list {
-		if other.Name == p.Name && other.ID != p.ID {
+		if strings.EqualFold(other.Name, p.Name) && other.ID != p.ID {
 			return localapi.Wrap(localapi.KindConflict, fmt.Errorf("the name %q belongs to %s", p.Name, other.ID))
 		}
 	}

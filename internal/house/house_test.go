@@ -51,7 +51,7 @@ var layers = map[string][]string{
 	"internal/localapi": {"identity"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/relayactor", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet", "internal/vnet", "internal/netmon",
 	},
 
 	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "relay/relayserver"},

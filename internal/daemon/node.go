@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/nodetun/nodetun/endpoint"
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/engine"
+	"github.com/nodetun/nodetun/internal/netmon"
+	"github.com/nodetun/nodetun/internal/wire"
+	"github.com/nodetun/nodetun/magicsock"
+	"github.com/nodetun/nodetun/routing"
+)
+
+// openEndpoint binds the UDP sockets.
+func (d *Daemon) openEndpoint(context.Context) (err error) {
+	s := &d.cfg.Settings
+	bind4, bind6 := binds(s)
+	d.endpoint, err = endpoint.New(endpoint.Config{
+		ALPNs: []string{wire.ALPN}, SessionALPNs: []string{wire.ALPN},
+		IdleTimeout: s.SessionTimeout, ResetSalt: d.salt, Logger: d.log,
+		Socket: magicsock.Config{
+			Key: d.key, Bind4: bind4, Bind6: bind6, Relays: s.Relays,
+			Admit: d.admit, Paired: d.admit,
+			ExcludeLink:   func(name string) bool { return name == s.TUN || netmon.Container(name) },
+			TunPrefixes:   []netip.Prefix{routing.Prefix6()},
+			OnPathChange:  func(magicsock.PathChange) { d.addressesChanged() },
+			OnAddrsChange: d.addressesChanged,
+			Logger:        d.log,
+		},
+	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("UDP port %d is in use (try: nodetun up --port 0)", s.Port)
+	}
+	if err != nil {
+		return err
+	}
+	d.undo.add(func() error { _ = d.endpoint.Socket().Close(); return nil }) // closed already if it ran
+	return nil
+}
+
+// admit asks the engine, once there is one, whether a node may be answered (S6).
+func (d *Daemon) admit(id identity.NodeID) bool {
+	e := d.admits.Load()
+	return e != nil && e.Admit(id)
+}
+
+// binds splits the addresses to bind by family. Nothing set means all
+// addresses, with the port of the settings.
+func binds(s *config.Settings) (v4, v6 netip.AddrPort) {
+	v4 = netip.AddrPortFrom(netip.IPv4Unspecified(), s.Port)
+	v6 = netip.AddrPortFrom(netip.IPv6Unspecified(), s.Port)
+	for _, b := range s.Bind {
+		if b.Port() == 0 {
+			b = netip.AddrPortFrom(b.Addr(), s.Port)
+		}
+		if b.Addr().Is4() {
+			v4 = b
+		} else {
+			v6 = b
+		}
+	}
+	return v4, v6
+}
+
+// openEngine makes what carries the packets.
+func (d *Daemon) openEngine(context.Context) (err error) {
+	name, _ := d.names.NameOf(d.key.NodeID())
+	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), Version: d.cfg.Version, Name: name, Logger: d.log}
+	rand.Read(cfg.Instance[:])
+	if d.engine, err = engine.New(cfg); err != nil {
+		return err
+	}
+	d.admits.Store(d.engine)
+	return nil
+}
+
+func (d *Daemon) mtu() int {
+	if d.cfg.Settings.MTU != 0 {
+		return d.cfg.Settings.MTU
+	}
+	return engine.DefaultMTU
+}
