@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -66,6 +68,10 @@ func applyFlags(s *config.Settings, set *pflag.FlagSet, list []override) error {
 	return nil
 }
 
+// gcPercent lets the heap of a running node grow to five times of what lives.
+// That is a few MiB, and a bulk flow spends an eighth less on collecting.
+const gcPercent = 400
+
 func (a *app) upCommand() *cobra.Command {
 	var flags settingFlags
 	var peers []string
@@ -99,6 +105,9 @@ func (a *app) upCommand() *cobra.Command {
 		}
 		level := new(slog.LevelVar)
 		level.Set(settings.LogLevel)
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(gcPercent)
+		}
 		return daemon.Run(cmd.Context(), daemon.Config{
 			Settings: settings, StateDir: a.stateDir, Socket: a.socket, Peers: extra, Version: version,
 			Logger: newLogger(cmd.ErrOrStderr(), settings.LogFormat, level), Level: level, Reload: load,

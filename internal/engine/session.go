@@ -143,6 +143,9 @@ func (s *session) run() {
 	tasks.Go(func() { s.writeMessages(ctx) })
 	tasks.Go(s.readMessages)
 	<-ctx.Done()
+	stats := s.conn.Stats()
+	s.peer.engine.log.Debug("session ended", "peer", s.peer.id, "sent", stats.PacketsSent, "received", stats.PacketsReceived,
+		"lost", stats.PacketsLost, "window", stats.CongestionWindow, "rtt", s.conn.RTT())
 	s.peer.left(s, s.conn.CloseCause())
 	tasks.Wait()
 }
