@@ -34,6 +34,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // for the test without root
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	binary = filepath.Join(dir, "nodetun")
 	build := exec.Command("go", "build", "-o", binary, "github.com/nodetun/nodetun/cmd/nodetun")
 	if out, err := build.CombinedOutput(); err != nil {

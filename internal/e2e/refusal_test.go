@@ -185,6 +185,33 @@ func TestNetnsBrokenStarts(t *testing.T) {
 	}
 }
 
+// Without a TUN device, and without root, `up` says so and stops.
+func TestNetnsCannotStart(t *testing.T) {
+	nstest.Require(t, "setpriv")
+	a := newHost(t, "a")
+	a.id(t)
+	up := strings.Join(append([]string{binary, "up", "--relay", "none", "--dns", "none"}, a.flags...), " ")
+	before := hostState(t, a)
+	for _, tc := range []struct{ name, command, want string }{
+		// `ip netns exec` gives each command mounts of its own.
+		{"no TUN", "mount -t tmpfs none /dev/net && exec " + up, "/dev/net/tun"},
+		{"no root", "exec setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set -all " + binary + " up", "needs root or CAP_NET_ADMIN (try: sudo nodetun up)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := a.spawn(t, "sh", "-c", tc.command)
+			code := p.wait(t, 10*time.Second)
+			out := strings.TrimSpace(p.output())
+			if code != 1 || strings.Contains(out, "\n") || !strings.Contains(out, tc.want) {
+				t.Errorf("exit code %d, want 1 and one line with %q:\n%s", code, tc.want, out)
+			}
+			t.Log(out)
+		})
+	}
+	if after := hostState(t, a); after != before {
+		t.Errorf("left behind:\n%s\nwant:\n%s", after, before)
+	}
+}
+
 // replace writes a file for one test and puts the old one back.
 func replace(t *testing.T, path string, data []byte, mode os.FileMode) {
 	t.Helper()
