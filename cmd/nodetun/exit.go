@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/nodetun/nodetun/internal/localapi"
 )
@@ -41,8 +40,6 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &coded):
 		return coded.code
-	case strings.HasPrefix(err.Error(), "unknown command"):
-		return exitUsage // cobra has no type for it
 	}
 	switch localapi.KindOf(err) {
 	case localapi.KindNotRunning:

@@ -23,9 +23,13 @@ func main() {
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string) int {
-	root := newRoot()
+	a := &app{}
+	root := newRoot(a)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err != nil && !a.began {
+		err = usage(err)
+	}
 	if err != nil && !errors.Is(err, errSilent) {
 		fmt.Fprintf(os.Stderr, "nodetun: %s\n", oneLine(err))
 	}

@@ -21,11 +21,12 @@ type app struct {
 	port, tun, logLevel, logFormat string
 	json                           bool
 	flags                          *pflag.FlagSet
+	// began is set once the command line was understood.
+	began bool
 }
 
 // newRoot makes the tree of commands.
-func newRoot() *cobra.Command {
-	a := &app{}
+func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "nodetun",
 		Short:         "every machine reachable by its key",
@@ -34,7 +35,6 @@ func newRoot() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.stateDir, "state-dir", "/var/lib/nodetun", "where the node keeps its key and peers")
 	flags.StringVar(&a.configFile, "config", "/etc/nodetun/nodetun.toml", "settings")
@@ -49,36 +49,46 @@ func newRoot() *cobra.Command {
 		a.peerCommand(), a.allowCommand(), a.denyCommand(), a.checkCommand(), a.forgetCommand(), a.pingCommand(), a.relayCommand(), a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {
-		asUsage(cmd)
+		a.finish(cmd)
 	}
 	return root
 }
 
-// asUsage turns wrong arguments, of the command and those below it, into
-// errors of usage.
-func asUsage(cmd *cobra.Command) {
-	check := cmd.Args
+// finish makes a command, and those below it, take no arguments unless it says
+// otherwise, name the help when they are wrong, and note that it began.
+func (a *app) finish(cmd *cobra.Command) {
+	check, work := cmd.Args, cmd.RunE
 	if check == nil {
 		check = cobra.NoArgs
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return usage(fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath()))
+			return fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())
 		}
 		return nil
 	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		a.began = true
+		return work(cmd, args)
+	}
 	for _, child := range cmd.Commands() {
-		asUsage(child)
+		a.finish(child)
 	}
 }
 
-// defaultSocket is in /run for root, else where the user's own things are.
+// systemSocket is where the node of this machine is asked.
+const systemSocket = "/run/nodetun/nodetun.sock"
+
+// defaultSocket is that of the machine's node, unless the user runs one of
+// their own.
 func defaultSocket() string {
-	dir := os.Getenv("XDG_RUNTIME_DIR")
-	if os.Geteuid() == 0 || dir == "" {
-		dir = "/run"
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+		own := filepath.Join(dir, "nodetun", "nodetun.sock")
+		if _, err := os.Stat(own); err == nil {
+			return own
+		}
 	}
-	return filepath.Join(dir, "nodetun", "nodetun.sock")
+	return systemSocket
 }
 
 // settings reads the file of settings, which the common flags override.

@@ -100,6 +100,9 @@ func (a *app) upCommand() *cobra.Command {
 		if err != nil {
 			return usage(err)
 		}
+		if err := daemon.CheckPrivilege(); err != nil {
+			return err
+		}
 		if detach {
 			return a.detachUp(cmd)
 		}

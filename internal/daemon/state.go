@@ -23,7 +23,11 @@ const (
 	stateFile = "host-state.json"
 )
 
-func (d *Daemon) checkPrivilege(context.Context) error {
+func (d *Daemon) checkPrivilege(context.Context) error { return CheckPrivilege() }
+
+// CheckPrivilege returns ErrPrivilege if this process may not make network
+// interfaces.
+func CheckPrivilege() error {
 	if !mayConfigureNetwork() {
 		return ErrPrivilege
 	}
