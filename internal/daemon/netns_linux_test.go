@@ -204,6 +204,7 @@ func TestDownReturnsWhenUndone(t *testing.T) {
 	if err := r.Gone(ctx); err != nil {
 		t.Fatal(err)
 	}
+	defer r.once.Do(func() { r.err = r.cmd.Wait() }) // it ends by itself
 	if out, err := r.ns.Try("ip", "link", "show", "nodetun0"); err == nil {
 		t.Errorf("the interface is still there: %s", out)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/engine"
@@ -169,8 +170,12 @@ func (d *Daemon) namesHealth(warn func(what, fix string)) {
 	switch {
 	case d.dnsFail != nil:
 		warn("names do not resolve: "+oneLine(d.dnsFail), "use the addresses that `nodetun ip <peer>` prints")
-	case d.dns.Advice != "":
-		warn("names do not resolve by themselves on this host", d.dns.Advice)
+	case d.dns.Advice != "" && d.cfg.Settings.DNS != string(dnsmap.ModeNone):
+		what, fix, found := strings.Cut(d.dns.Advice, ": ")
+		if !found {
+			what, fix = "names do not resolve by themselves on this host", d.dns.Advice
+		}
+		warn(what, fix)
 	}
 }
 
