@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodetun/nodetun/internal/daemon"
 	"github.com/nodetun/nodetun/internal/localapi"
 )
 
@@ -30,11 +31,9 @@ func (a *app) downCommand() *cobra.Command {
 		if err := localapi.RemoveStale(a.socket); err != nil {
 			return err
 		}
-		offline, err := a.offline()
-		if err != nil {
-			return err
-		}
-		return offline.Down(cmd.Context())
+		// Not by way of the settings: a broken file must not keep a crashed run's
+		// changes on the host.
+		return daemon.CleanUp(a.stateDir)
 	}
 	return cmd
 }

@@ -78,7 +78,12 @@ func (a *app) ipCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ip [peer]", Short: "print overlay addresses, of this node or a peer", Args: cobra.MaximumNArgs(1)}
 	cmd.Flags().BoolVarP(&only4, "4", "4", false, "IPv4 only")
 	cmd.Flags().BoolVarP(&only6, "6", "6", false, "IPv6 only")
-	cmd.MarkFlagsMutuallyExclusive("4", "6")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if only4 && only6 {
+			return usage(errors.New("-4 and -6 exclude each other"))
+		}
+		return nil
+	}
 	cmd.RunE = read(a, askIP, func(p *printer, v ipView) {
 		if !only4 {
 			p.linef("%s", v.IPv6)

@@ -94,6 +94,9 @@ func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
 		if p.Rules, err = rules.Parse(r.Allow); err != nil {
 			return config.Peer{}, false, err
 		}
+		if p.Rules.Empty() {
+			return config.Peer{}, false, errors.New("--allow names no rule (to refuse a peer: nodetun deny)")
+		}
 	}
 	return p, r.Allow != nil, nil
 }

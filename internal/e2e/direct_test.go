@@ -54,7 +54,7 @@ func TestNetnsRelay(t *testing.T) {
 	traffic(t, a, b)
 
 	shell := sshSession(t, a, key, bob.IPv6)
-	b.spawn(t, "iperf3", "-s", "-p", "5299")
+	iperfServer(t, b, "5299")
 	load := a.spawn(t, "iperf3", "-c", bob.IPv6, "-p", "5299", "-t", "15", "-b", "50M", "--connect-timeout", "5000")
 
 	a.ns.Run(t, "nft", "delete", "table", "inet", "block")

@@ -117,7 +117,7 @@ func TestNetnsDefaultRules(t *testing.T) {
 	a.start(t, "--relay", "none")
 	b.start(t, "--relay", "none")
 	_, key := b.sshd(t)
-	b.spawn(t, "iperf3", "-s", "-p", "5201")
+	iperfServer(t, b, "5201")
 	a.awaitPath(t, 5*time.Second, "direct")
 	bob := a.status(t).Peers[0]
 	sshWorks(t, a, key, "bob.node.internal")

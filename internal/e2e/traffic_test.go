@@ -87,16 +87,22 @@ func digServer(t *testing.T, a, b *host, listen, addr string) {
 	}
 }
 
-// iperf runs a second of TCP and UDP in both directions.
-func iperf(t *testing.T, a, b *host, addr string) {
+// iperfServer starts an iperf3 server and waits until it listens.
+func iperfServer(t *testing.T, h *host, port string) {
+	t.Helper()
 	nstest.Require(t, "iperf3")
-	b.spawn(t, "iperf3", "-s", "-p", "5201")
+	h.spawn(t, "iperf3", "-s", "-p", port)
 	eventually(t, 5*time.Second, "iperf3 listens", func() error {
-		if out := b.ns.Run(t, "ss", "-Hltn", "sport", "=", ":5201"); out == "" {
+		if out := h.ns.Run(t, "ss", "-Hltn", "sport", "=", ":"+port); out == "" {
 			return errors.New("no listener")
 		}
 		return nil
 	})
+}
+
+// iperf runs a second of TCP and UDP in both directions.
+func iperf(t *testing.T, a, b *host, addr string) {
+	iperfServer(t, b, "5201")
 	for _, args := range [][]string{
 		{}, {"-R"}, {"-u", "-b", "20M", "-l", "1200"}, {"-u", "-b", "20M", "-l", "1200", "-R"},
 	} {
@@ -190,7 +196,7 @@ func manyFlows(t *testing.T, a, b *host, addr string, n, size int) {
 			}()
 		}
 	}()
-	conns := make([]*net.TCPConn, n)
+	conns, began := make([]*net.TCPConn, n), time.Now()
 	a.ns.Do(t, func() {
 		// Sockets made on this thread belong to the namespace; connect happens
 		// here too, so dial one after the other.
@@ -202,6 +208,7 @@ func manyFlows(t *testing.T, a, b *host, addr string, n, size int) {
 			conns[i] = conn.(*net.TCPConn)
 		}
 	})
+	opened := time.Now()
 	var tasks sync.WaitGroup
 	for i, conn := range conns {
 		tasks.Go(func() {
@@ -212,6 +219,7 @@ func manyFlows(t *testing.T, a, b *host, addr string, n, size int) {
 		})
 	}
 	tasks.Wait()
+	t.Logf("%d flows: opened in %v, %d bytes each moved in %v", n, opened.Sub(began).Round(time.Millisecond), size, time.Since(opened).Round(time.Millisecond))
 }
 
 // sendChecked sends random bytes and compares the checksum that comes back.
