@@ -19,13 +19,14 @@ const (
 	dropForeign                       // the host sent from an address not its overlay address
 	dropLocal                         // multicast and the like of this host
 	dropUnreachable                   // the peer does not answer
+	dropTooBig                        // longer than this host or the peer takes
 	dropReasons                       // their number
 )
 
 // names are the keys of Engine.Counters.
 var dropNames = [dropReasons]string{
 	"malformed", "source", "destination", "forbidden", "rules", "carrier", "fragment",
-	"decode", "queue", "no_peer", "foreign_source", "local", "unreachable",
+	"decode", "queue", "no_peer", "foreign_source", "local", "unreachable", "too_big",
 }
 
 // counters count what happened since the start.

@@ -42,7 +42,7 @@ func (p *peer) connect(ctx context.Context) (*session, error) {
 		if !p.allowed() {
 			return nil, errDenied
 		}
-		if s := p.current.Load(); s != nil && p.answering() {
+		if s := p.current.Load(); s != nil && !s.ended() && p.answering() {
 			return s, nil
 		}
 		a, joined := p.dialInBackground()
@@ -66,16 +66,21 @@ func (p *peer) dialInBackground() (a *attempt, joined bool) {
 	}
 	ctx, cancel := context.WithTimeout(p.engine.life, dialTimeout)
 	a = &attempt{cancel: cancel, done: make(chan struct{})}
-	if p.engine.life.Err() != nil {
+	if !p.allowed() {
 		cancel()
-		a.finish(nil, context.Canceled)
+		a.finish(nil, errDenied)
 		return a, false
 	}
 	p.attempt = a
-	p.engine.tasks.Go(func() {
+	started := p.engine.spawn(func() {
 		defer cancel()
 		p.dial(ctx, a)
 	})
+	if !started {
+		cancel()
+		p.attempt = nil
+		a.finish(nil, context.Canceled)
+	}
 	return a, false
 }
 
@@ -108,7 +113,8 @@ func (p *peer) dial(ctx context.Context, a *attempt) {
 
 // open dials the peer and exchanges hellos.
 func (p *peer) open(ctx context.Context) (*session, error) {
-	replaces := p.current.Load() != nil
+	old := p.current.Load()
+	replaces := old != nil && !old.ended()
 	p.mu.Lock()
 	addr := p.addr
 	p.mu.Unlock()
@@ -143,6 +149,9 @@ func (e *Engine) accept(conn *endpoint.Connection) {
 	defer cancel()
 	s, err := p.handshake(ctx, conn, p.id, false)
 	if err != nil {
+		if e.life.Err() != nil {
+			conn.Close(uint64(wire.CloseShuttingDown), "shutting down")
+		}
 		closeFailed(conn, err)
 		e.log.Debug("a peer's connection did not come up", "peer", p.id, "err", err)
 		return
@@ -184,9 +193,14 @@ func (p *peer) handshake(ctx context.Context, conn *endpoint.Connection, dialler
 // loser keeps its flows until they end.
 func (p *peer) adopt(s *session) {
 	p.mu.Lock()
-	if p.access.Load().denied || p.engine.life.Err() != nil {
+	if !p.allowed() {
 		p.mu.Unlock()
 		s.goodbye(wire.CloseDenied, "denied")
+		return
+	}
+	if !p.engine.spawn(s.run) {
+		p.mu.Unlock()
+		s.goodbye(wire.CloseShuttingDown, "shutting down")
 		return
 	}
 	old := p.current.Load()
@@ -201,7 +215,6 @@ func (p *peer) adopt(s *session) {
 	p.mu.Unlock()
 
 	p.saw(time.Now())
-	p.engine.tasks.Go(s.run)
 	s.tellRules(p.access.Load().rules)
 	p.flushWaiting(winner)
 	switch {
@@ -209,7 +222,7 @@ func (p *peer) adopt(s *session) {
 	case loser.instance != winner.instance:
 		loser.close(wire.CloseReplaced, "the node restarted")
 	default:
-		p.engine.tasks.Go(func() { loser.retire(winner) })
+		p.engine.spawn(func() { loser.retire(winner) })
 	}
 	for _, s := range excess {
 		s.close(wire.CloseReplaced, "too many connections")
@@ -297,7 +310,7 @@ func (p *peer) left(s *session, cause error) {
 
 // dialFailed turns the error of a dial into what status shows.
 func (p *peer) dialFailed(err error) {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || p.current.Load() != nil && p.answering() {
 		return
 	}
 	closed, _ := endpoint.Cause(err)

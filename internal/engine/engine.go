@@ -66,10 +66,12 @@ type Engine struct {
 	stack *netstack.Stack
 	count counters
 
-	// life ends when Run does; every goroutine below Run lives in tasks.
-	life  context.Context
-	end   context.CancelFunc
-	tasks sync.WaitGroup
+	// life ends when Run does; every goroutine below Run lives in tasks. spawn
+	// and end hold taskMu, so that none begins after life ended.
+	life   context.Context
+	cancel context.CancelFunc
+	taskMu sync.RWMutex
+	tasks  sync.WaitGroup
 
 	// peers is replaced whole, never changed: reading it needs no lock.
 	peers atomic.Pointer[map[identity.NodeID]*peer]
@@ -92,7 +94,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Logger = slog.Default()
 	}
 	e := &Engine{cfg: cfg, log: cfg.Logger}
-	e.life, e.end = context.WithCancel(context.Background())
+	e.life, e.cancel = context.WithCancel(context.Background())
 	e.peers.Store(&map[identity.NodeID]*peer{})
 	stack, err := netstack.New(netstack.Config{
 		MTU:    cfg.MTU,
@@ -122,10 +124,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	case <-e.life.Done():
 	}
 	stopping := ctx.Err() != nil
+	e.end() // first, so that no connection comes up behind the goodbyes
 	for _, p := range *e.peers.Load() {
 		p.shutdown(wire.CloseShuttingDown, "shutting down")
 	}
-	e.end()
 	e.cfg.Link.Close()
 	e.stack.Close()
 	e.tasks.Wait()
@@ -135,9 +137,27 @@ func (e *Engine) Run(ctx context.Context) error {
 	return linkErr
 }
 
+// spawn runs f on a goroutine that Run waits for; false once life has ended.
+func (e *Engine) spawn(f func()) bool {
+	e.taskMu.RLock()
+	defer e.taskMu.RUnlock()
+	if e.life.Err() != nil {
+		return false
+	}
+	e.tasks.Go(f)
+	return true
+}
+
+// end ends the engine's life: no goroutine begins any more.
+func (e *Engine) end() {
+	e.taskMu.Lock()
+	defer e.taskMu.Unlock()
+	e.cancel()
+}
+
 // SetPeers replaces the list of peers. Before it returns, removed and denied
 // peers are disconnected and refused, and every flow that the new rules do not
-// allow has ended (S16).
+// allow has ended (S16). One caller at a time.
 func (e *Engine) SetPeers(list []Peer) {
 	e.mu.Lock()
 	old := *e.peers.Load()
@@ -159,7 +179,7 @@ func (e *Engine) SetPeers(list []Peer) {
 	}
 	for id, p := range old {
 		if next[id] == nil {
-			p.shutdown(wire.CloseDenied, "forgotten")
+			p.forget()
 			e.cfg.Endpoint.Socket().Forget(id)
 		}
 	}
@@ -180,7 +200,7 @@ func (e *Engine) greet(fresh []*peer) {
 		}
 		e.cfg.Endpoint.Socket().Ping(p.id)
 		if i < greetLimit && p.hasAddress() {
-			e.tasks.Go(p.greet)
+			e.spawn(p.greet)
 		}
 	}
 }
@@ -217,6 +237,8 @@ func (e *Engine) acceptLoop() {
 			}
 			return
 		}
-		e.tasks.Go(func() { e.accept(conn) })
+		if !e.spawn(func() { e.accept(conn) }) {
+			conn.Close(uint64(wire.CloseShuttingDown), "shutting down")
+		}
 	}
 }

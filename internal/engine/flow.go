@@ -65,7 +65,7 @@ func (e *Engine) acceptFromHost(pending *netstack.Pending) {
 		return
 	}
 	defer p.removeFlow(f)
-	e.tasks.Go(func() { // the caller gives up: so do we
+	e.spawn(func() { // the caller gives up: so do we
 		select {
 		case <-pending.Done():
 			cancel()
@@ -86,7 +86,7 @@ func (e *Engine) acceptFromHost(pending *netstack.Pending) {
 		return
 	}
 	f.local, f.stream = local, stream
-	f.copyBoth()
+	f.carry(nil)
 }
 
 // refuseHost ends the handshake of a program of this host with what the peer
@@ -206,7 +206,7 @@ func (s *session) acceptFlow(stream *endpoint.Stream) {
 	defer cancel()
 	f := newFlow(s.peer, true, header.DstPort, cancel)
 	if !s.peer.addFlow(f) {
-		s.answerFlow(stream, wire.Answer{Status: wire.StatusTooManyFlows, Reason: "too many flows"})
+		s.answerFlow(stream, s.peer.tooMany(f))
 		return
 	}
 	defer s.peer.removeFlow(f)
@@ -215,13 +215,16 @@ func (s *session) acceptFlow(stream *endpoint.Stream) {
 		s.answerFlow(stream, dialAnswer(err))
 		return
 	}
-	if _, err := stream.Write(wire.AppendAnswer(nil, wire.Answer{Status: wire.StatusOK})); err != nil {
-		local.Abort()
-		resetStream(stream)
-		return
-	}
 	f.local, f.stream = local, stream
-	f.copyBoth()
+	f.carry(wire.AppendAnswer(nil, wire.Answer{Status: wire.StatusOK}))
+}
+
+// tooMany says why addFlow did not take an inbound flow.
+func (p *peer) tooMany(f *flow) wire.Answer {
+	if !p.access.Load().rules.Allows(protoTCP, f.port) {
+		return wire.Answer{Status: wire.StatusDenied, Reason: ruleText(protoTCP, f.port) + " is not allowed"}
+	}
+	return wire.Answer{Status: wire.StatusTooManyFlows, Reason: "too many flows"}
 }
 
 // answerFlow refuses a flow.
@@ -272,25 +275,45 @@ func dialAnswer(err error) wire.Answer {
 	return wire.Answer{Status: status, Reason: identity.Clean(err.Error(), 120)}
 }
 
-// copyBoth moves bytes both ways until both directions have ended, or one of
-// them broke, or the flow was aborted.
-func (f *flow) copyBoth() {
-	var copies sync.WaitGroup
+// carry writes the answer to the peer, if any, and moves bytes both ways until
+// both directions have ended, or one of them broke, or the flow was aborted.
+func (f *flow) carry(answer []byte) {
 	over := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() { f.watch(over) })
+	if _, err := f.stream.Write(answer); err != nil {
+		f.reset()
+	} else {
+		f.copyBoth()
+	}
+	close(over)
+	watch.Wait()
+	f.local.Close()
+}
+
+// watch resets the flow when it is aborted or the engine ends.
+func (f *flow) watch(over <-chan struct{}) {
+	select {
+	case <-f.aborted:
+		f.reset()
+	case <-f.peer.engine.life.Done():
+		f.reset()
+	case <-over:
+	}
+}
+
+// copyBoth runs the two copies, unless the flow was aborted before.
+func (f *flow) copyBoth() {
+	select {
+	case <-f.aborted:
+		f.reset()
+		return
+	default:
+	}
+	var copies sync.WaitGroup
 	copies.Go(f.hostToPeer)
 	copies.Go(f.peerToHost)
-	f.peer.engine.tasks.Go(func() {
-		select {
-		case <-f.aborted:
-			f.reset()
-		case <-f.peer.engine.life.Done():
-			f.reset()
-		case <-over:
-		}
-	})
 	copies.Wait()
-	close(over)
-	f.local.Close()
 }
 
 // reset ends both halves as a TCP reset does; the copies then end by

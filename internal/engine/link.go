@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/nodetun/nodetun/internal/packet"
@@ -37,16 +38,39 @@ func (e *Engine) fromHost(h vnet.Header, ip []byte) {
 	case carrierNetstack:
 		e.stack.Inject(h, ip)
 	case carrierDatagram:
-		err := vnet.Split(h, ip, e.cfg.MTU, func(segment []byte) error {
-			v.peer.sendPacket(segment)
-			return nil
-		})
-		if err != nil {
-			e.count.drop(dropMalformed)
-		}
+		e.sendSplit(v.peer, h, ip)
 	default:
 		e.refuse(ip, &info, v)
 	}
+}
+
+// sendSplit sends a packet in segments that this host and the peer can take, or
+// tells the host how large they may be.
+func (e *Engine) sendSplit(p *peer, h vnet.Header, ip []byte) {
+	limit := p.mtu()
+	err := vnet.Split(h, ip, limit, func(segment []byte) error {
+		p.sendPacket(segment)
+		return nil
+	})
+	switch {
+	case errors.Is(err, vnet.ErrTooBig):
+		e.count.drop(dropTooBig)
+		e.answerTooBig(ip, limit)
+	case err != nil:
+		e.count.drop(dropMalformed)
+	}
+}
+
+// minMTU is the least that a peer's MTU counts as (RFC 8200 5).
+const minMTU = 1280
+
+// mtu is the longest packet that may go to the peer, in bytes.
+func (p *peer) mtu() int {
+	limit := p.engine.cfg.MTU
+	if s := p.current.Load(); s != nil && s.mtu > 0 {
+		limit = min(limit, max(s.mtu, minMTU))
+	}
+	return limit
 }
 
 // refuse drops a packet of the host, with an answer where the host waits for
@@ -67,16 +91,25 @@ func (e *Engine) refuse(ip []byte, info *packet.Info, v verdict) {
 
 // answerICMP tells the host that its packet goes nowhere.
 func (e *Engine) answerICMP(ip []byte, code packet.Code) {
-	from := e.cfg.Table.Self().V6
-	if len(ip) > 0 && ip[0]>>4 == 4 {
-		from = e.cfg.Table.Self().V4
-	}
-	if !from.IsValid() {
-		return
-	}
-	if reply := packet.AppendUnreachable(nil, ip, code, from); reply != nil {
+	if reply := packet.AppendUnreachable(nil, ip, code, e.ownAddr(ip)); reply != nil {
 		e.toHost(reply)
 	}
+}
+
+// answerTooBig tells the host how long its packets may be, in bytes.
+func (e *Engine) answerTooBig(ip []byte, limit int) {
+	if reply := packet.AppendTooBig(nil, ip, limit, e.ownAddr(ip)); reply != nil {
+		e.toHost(reply)
+	}
+}
+
+// ownAddr is this host's overlay address of the packet's IP version, the zero
+// Addr if it has none; nothing is answered from that.
+func (e *Engine) ownAddr(ip []byte) netip.Addr {
+	if len(ip) > 0 && ip[0]>>4 == 4 {
+		return e.cfg.Table.Self().V4
+	}
+	return e.cfg.Table.Self().V6
 }
 
 // answerRST resets a TCP connection of the host.

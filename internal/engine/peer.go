@@ -98,6 +98,12 @@ func (p *peer) configure(entry Peer) {
 	}
 }
 
+// forget cuts the peer off for good: nothing that holds it still may use it.
+func (p *peer) forget() {
+	p.access.Store(&access{generation: p.access.Load().generation + 1, denied: true})
+	p.shutdown(wire.CloseDenied, "forgotten")
+}
+
 // allowed reports whether this host talks with the peer at all.
 func (p *peer) allowed() bool { return !p.access.Load().denied }
 
@@ -140,10 +146,13 @@ func (p *peer) shutdown(code wire.CloseCode, reason string) {
 }
 
 // addFlow registers a running flow, unless the peer has too many or is denied.
+// An inbound flow is judged again: the rules may have changed since it was
+// (S16).
 func (p *peer) addFlow(f *flow) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.flows) >= maxTCP || p.access.Load().denied {
+	a := p.access.Load()
+	if len(p.flows) >= maxTCP || a.denied || f.inbound && !a.rules.Allows(protoTCP, f.port) {
 		return false
 	}
 	p.flows[f] = struct{}{}
@@ -190,6 +199,11 @@ func (p *peer) answering() bool {
 // enqueue keeps a packet until a session is up, and sees that one comes.
 func (p *peer) enqueue(ip []byte) {
 	p.mu.Lock()
+	if s := p.current.Load(); s != nil { // it came up meanwhile
+		p.mu.Unlock()
+		s.sendPacket(ip)
+		return
+	}
 	full := len(p.waiting) >= maxWaiting
 	if !full {
 		p.waiting = append(p.waiting, slices.Clone(ip))

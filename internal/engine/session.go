@@ -25,8 +25,9 @@ type session struct {
 	// session up when it began to.
 	dialler  identity.NodeID
 	replaces bool
-	// instance is that of the peer's hello.
+	// instance and mtu are those of the peer's hello; mtu is 0 when it names none.
 	instance string
+	mtu      int
 	ends     wire.Ends
 
 	flows   atomic.Int64 // TCP flows on this connection
@@ -112,7 +113,7 @@ func (s *session) readHello(ctx context.Context) error {
 	if b, err := hex.DecodeString(hello.Instance); err != nil || len(b) != 16 {
 		return fmt.Errorf("%w: hello without an instance", wire.ErrProtocol)
 	}
-	s.instance, s.incoming = hello.Instance, stream
+	s.instance, s.mtu, s.incoming = hello.Instance, hello.MTU, stream
 	if s.dialler == s.peer.id {
 		s.replaces = hello.Replaces
 	}
@@ -186,7 +187,9 @@ func (s *session) retire(winner *session) {
 		case <-tick.C:
 		}
 	}
-	s.close(wire.CloseReplaced, "replaced")
+	if !winner.ended() {
+		s.close(wire.CloseReplaced, "replaced")
+	}
 }
 
 // send queues a control message; a peer that does not read them is cut off.
