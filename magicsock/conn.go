@@ -47,8 +47,9 @@ type Config struct {
 	// Key is the identity of this node.
 	Key *identity.SecretKey
 	// Bind4 and Bind6 are the UDP addresses; zero means all addresses and any
-	// port. If only one names a port the other takes the same. A port that is
-	// taken is an error.
+	// port, or nothing of that family when the other one names an address. If
+	// only one names a port the other takes the same. A port that is taken is an
+	// error.
 	Bind4, Bind6 netip.AddrPort
 	// Relays are the relays of this configuration; the first is home until
 	// SetHomeRelay. Empty means that there is no relay of our own.

@@ -15,7 +15,6 @@ import (
 	"github.com/nodetun/nodetun/internal/netmon"
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/magicsock"
-	"github.com/nodetun/nodetun/routing"
 )
 
 // openEndpoint binds the UDP sockets.
@@ -29,7 +28,7 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 			Key: d.key, Bind4: bind4, Bind6: bind6, Relays: s.Relays,
 			Admit: d.admit, Paired: d.admit,
 			ExcludeLink:   func(name string) bool { return name == s.TUN || netmon.Container(name) },
-			TunPrefixes:   []netip.Prefix{routing.Prefix6()},
+			TunPrefixes:   d.prefixes(),
 			OnPathChange:  func(magicsock.PathChange) { d.addressesChanged() },
 			OnAddrsChange: d.addressesChanged,
 			Logger:        d.log,
@@ -52,10 +51,13 @@ func (d *Daemon) admit(id identity.NodeID) bool {
 }
 
 // binds splits the addresses to bind by family. Nothing set means all
-// addresses, with the port of the settings.
+// addresses, with the port of the settings; with one address set the family
+// that is not named is off.
 func binds(s *config.Settings) (v4, v6 netip.AddrPort) {
-	v4 = netip.AddrPortFrom(netip.IPv4Unspecified(), s.Port)
-	v6 = netip.AddrPortFrom(netip.IPv6Unspecified(), s.Port)
+	if len(s.Bind) == 0 {
+		v4 = netip.AddrPortFrom(netip.IPv4Unspecified(), s.Port)
+		v6 = netip.AddrPortFrom(netip.IPv6Unspecified(), s.Port)
+	}
 	for _, b := range s.Bind {
 		if b.Port() == 0 {
 			b = netip.AddrPortFrom(b.Addr(), s.Port)

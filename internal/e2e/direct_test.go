@@ -71,3 +71,19 @@ func TestNetnsRelay(t *testing.T) {
 	}
 	shell.stillRuns(t, 4*time.Second)
 }
+
+// Nothing is known but each other's NodeID and one relay: the first packet goes
+// through it, and the two find each other's addresses.
+func TestNetnsRelayAlone(t *testing.T) {
+	r := startRelay(t)
+	a, b := newHost(t, "a"), newHost(t, "b")
+	r.plug(t, a, "10.0.0.1/24")
+	r.plug(t, b, "10.0.0.2/24")
+	befriend(t, a, "", b, "")
+	a.start(t, "--relay", r.url)
+	b.start(t, "--relay", r.url)
+	_, key := b.sshd(t)
+	sshWorks(t, a, key, "bob.node.internal")
+	a.awaitPath(t, 10*time.Second, "direct")
+	b.awaitPath(t, 10*time.Second, "direct")
+}

@@ -12,6 +12,9 @@ import (
 // for is taken.
 var ErrPortInUse = errors.New("the UDP port is in use by another program")
 
+// ErrOff stands for the socket of a family that was not asked for.
+var ErrOff = errors.New("only the other family was asked for")
+
 // BufferSize is what is asked of the kernel for each direction of each socket:
 // the figure that iroh-net and quic-go use.
 const BufferSize = 7 << 20
@@ -23,7 +26,9 @@ const samePortTries = 16
 // addresses, on one free port.
 type Config struct {
 	// Bind4 and Bind6 are the addresses to bind. Zero means all addresses of
-	// the family. If only one has a port the other wants the same.
+	// the family, but none when the other names one address: who binds to
+	// 127.0.0.1 wants nothing to listen elsewhere. If only one has a port the
+	// other wants the same.
 	Bind4, Bind6 netip.AddrPort
 	// Mark is the firewall mark (SO_MARK) of all packets sent; 0 is none. A
 	// mark that the process may not set is left out and logged.
@@ -47,8 +52,17 @@ func Open(cfg Config) (*Pair, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	off4, off6 := alone(cfg.Bind6, cfg.Bind4), alone(cfg.Bind4, cfg.Bind6)
 	if err := cfg.complete(); err != nil {
 		return nil, err
+	}
+	switch {
+	case off4:
+		v6, err := listen("udp6", cfg.Bind6, cfg)
+		return &Pair{V6: v6, Err4: ErrOff}, err
+	case off6:
+		v4, err := listen("udp4", cfg.Bind4, cfg)
+		return &Pair{V4: v4, Err6: ErrOff}, err
 	}
 	if cfg.Bind4.Port() != 0 {
 		return cfg.open()
@@ -60,6 +74,11 @@ func Open(cfg Config) (*Pair, error) {
 		}
 	}
 	return cfg.open()
+}
+
+// alone says that named is one address and the other family was not named.
+func alone(named, other netip.AddrPort) bool {
+	return named.Addr().IsValid() && !named.Addr().IsUnspecified() && !other.Addr().IsValid()
 }
 
 // complete fills in what the zero value leaves open.

@@ -321,3 +321,28 @@ func BenchmarkLoopback(b *testing.B) {
 		})
 	}
 }
+
+// Who names one address wants nothing to listen elsewhere.
+func TestOneFamilyAlone(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		cfg    Config
+		v4, v6 bool
+	}{
+		{"IPv4 loopback", Config{Bind4: netip.MustParseAddrPort("127.0.0.1:0")}, true, false},
+		{"IPv6 loopback", Config{Bind6: netip.MustParseAddrPort("[::1]:0")}, false, true},
+		{"all of IPv4", Config{Bind4: netip.MustParseAddrPort("0.0.0.0:0")}, true, true},
+		{"nothing named", Config{}, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := Open(tc.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			if (p.V4 != nil) != tc.v4 || (p.V6 != nil) != tc.v6 {
+				t.Errorf("IPv4 %v, IPv6 %v; want %v, %v", p.V4 != nil, p.V6 != nil, tc.v4, tc.v6)
+			}
+		})
+	}
+}

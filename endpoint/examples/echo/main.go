@@ -129,10 +129,18 @@ func addAddr(list *[]netip.AddrPort, text string) error {
 	return err
 }
 
-// socket is the configuration of the packet socket.
+// socket is the configuration of the packet socket. Loopback addresses are
+// dialled from a socket on loopback only, so without --bind they say where to
+// bind.
 func (o *options) socket() magicsock.Config {
 	cfg := magicsock.Config{Key: o.key, Relays: o.relays}
-	for _, addr := range o.bind {
+	bind := o.bind
+	for _, addr := range o.addrs {
+		if len(o.bind) == 0 && addr.Addr().IsLoopback() {
+			bind = append(bind, netip.AddrPortFrom(addr.Addr(), 0))
+		}
+	}
+	for _, addr := range bind {
 		if addr.Addr().Is4() {
 			cfg.Bind4 = addr
 		} else {
