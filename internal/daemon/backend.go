@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -210,6 +211,9 @@ func (d *Daemon) edit(peer string, change func() (config.Peer, error)) (localapi
 // adopt moves a peer of this run into peers.toml, where it can be changed.
 func (d *Daemon) adopt(peer string) error {
 	id, err := d.findPeer(peer)
+	if errors.Is(err, config.ErrNoPeer) {
+		return nil // perhaps one of the file that is not in force
+	}
 	if err != nil {
 		return err
 	}

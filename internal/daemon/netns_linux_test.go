@@ -61,7 +61,9 @@ func runNode(text string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := Run(ctx, cfg); err != nil {
+	err := Run(ctx, cfg)
+	signal.Ignore(os.Interrupt) // the test may still send one
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -344,5 +346,31 @@ func TestAddressesAreKept(t *testing.T) {
 	ticket, err := beside.Ticket(t.Context())
 	if err != nil || len(ticket.DirectAddresses) == 0 || !strings.HasPrefix(ticket.DirectAddresses[0], "10.0.0.1:") {
 		t.Errorf("ticket %+v, %v", ticket, err)
+	}
+}
+
+// An entry of peers.toml that is not in force can be forgotten, as status
+// advises.
+func TestForgetWhatIsNotInForce(t *testing.T) {
+	r := start(t, nil)
+	status, err := r.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := fmt.Sprintf("[[peer]]\nid = %q\n", status.Self.ID)
+	if err := os.WriteFile(config.NewPeers(r.cfg.StateDir).Path(), []byte(entry), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if status, err = r.Status(t.Context()); err != nil || !strings.Contains(fmt.Sprint(status.Health), "this node itself") {
+		t.Fatalf("%+v, %v", status.Health, err)
+	}
+	if _, err := r.Forget(t.Context(), status.Self.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	if status, err = r.Status(t.Context()); err != nil || strings.Contains(fmt.Sprint(status.Health), "this node itself") {
+		t.Errorf("%+v, %v", status.Health, err)
 	}
 }
