@@ -49,6 +49,7 @@ type Daemon struct {
 	began time.Time
 	undo  undoList
 	stop  context.CancelFunc
+	hup   chan os.Signal
 
 	key      *identity.SecretKey
 	salt     []byte
@@ -99,7 +100,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
+	// From the start: a SIGHUP that nobody waits for ends the process.
+	signal.Notify(d.hup, syscall.SIGHUP)
+	defer signal.Stop(d.hup)
 	ctx, d.stop = context.WithCancel(ctx)
 	defer d.stop()
 	defer func() { err = errors.Join(err, d.undo.run()) }()
@@ -192,14 +196,11 @@ func (d *Daemon) answerControl(ctx context.Context) {
 
 // reloadOnSignal reads files again at each SIGHUP.
 func (d *Daemon) reloadOnSignal(ctx context.Context) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hup:
+		case <-d.hup:
 			if err := d.Reload(ctx); err != nil {
 				d.log.Error("not reloaded, all stays as it was", "err", err)
 			}

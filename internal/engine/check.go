@@ -94,6 +94,9 @@ func (p *peer) check(ip []byte, info *packet.Info, a *access, now time.Time) (dr
 	if !a.rules.Allows(info.Proto, info.DstPort) {
 		return dropRules, false
 	}
+	if info.Proto == protoUDP {
+		p.table.inbound(inboundKey(ip, info), a.generation, now)
+	}
 	return 0, true
 }
 

@@ -33,6 +33,9 @@ type flowEntry struct {
 	// sent is when this host last sent on the flow: only that keeps its
 	// pinhole open. received is when the peer last answered.
 	sent, received time.Time
+	// theirs: the peer opened the flow, under a rule. Our answers are no pinhole
+	// that would outlive the rule (S16).
+	theirs bool
 	// closing is set once a FIN or RST of this host passed.
 	closing bool
 }
@@ -46,9 +49,9 @@ const (
 	tcpEntryClosed = 10 * time.Second
 )
 
-// flowTable maps the flows that this host opened towards one peer to their
-// verdicts. What is in it may answer whatever the rules say: it is the
-// stateful half of the check. It is bounded; the zero value is ready for use.
+// flowTable maps the flows with one peer to their verdicts. What this host
+// opened may be answered whatever the rules say: it is the stateful half of the
+// check. It is bounded; the zero value is ready for use.
 type flowTable struct {
 	mu      sync.Mutex
 	entries map[flowKey]*flowEntry
@@ -61,7 +64,8 @@ func (t *flowTable) outbound(key flowKey, generation uint64, now time.Time, clos
 	defer t.mu.Unlock()
 	entry := t.entries[key]
 	if entry == nil || entry.generation != generation || entry.expired(key, now) {
-		entry = &flowEntry{carrier: decide(), generation: generation}
+		theirs := entry != nil && entry.theirs && !entry.expired(key, now)
+		entry = &flowEntry{carrier: decide(), generation: generation, theirs: theirs}
 		t.insertLocked(key, entry, now)
 	}
 	entry.sent = now
@@ -75,11 +79,26 @@ func (t *flowTable) answers(key flowKey, generation uint64, now time.Time) bool 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	entry := t.entries[key]
-	if entry == nil || entry.generation != generation || entry.expired(key, now) {
+	if entry == nil || entry.theirs || entry.generation != generation || entry.expired(key, now) {
 		return false
 	}
 	entry.received = now
 	return true
+}
+
+// inbound notes that a rule let a packet of the peer in, on a flow that this
+// host did not open. A full table takes no such notes: they must not cost this
+// host flows of its own.
+func (t *flowTable) inbound(key flowKey, generation uint64, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	entry := t.entries[key]
+	switch {
+	case entry != nil && !entry.expired(key, now):
+		entry.received = now
+	case len(t.entries) < maxFlows:
+		t.insertLocked(key, &flowEntry{carrier: carrierDatagram, generation: generation, theirs: true, received: now}, now)
+	}
 }
 
 // clear forgets everything.
@@ -128,6 +147,9 @@ func (t *flowTable) evictLocked(now time.Time) {
 // expired reports whether the entry's time is over.
 func (f *flowEntry) expired(key flowKey, now time.Time) bool {
 	idle := now.Sub(f.sent)
+	if f.theirs {
+		idle = min(idle, now.Sub(f.received))
+	}
 	switch {
 	case key.proto == protoTCP && f.closing:
 		return idle > tcpEntryClosed

@@ -60,6 +60,42 @@ func TestFlowGeneration(t *testing.T) {
 	}
 }
 
+// S16: answers to a flow that the peer opened under a rule are no pinhole that
+// outlives the rule, however long this host goes on answering.
+func TestAnswersAreNoPinhole(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	key := flowKey{proto: protoUDP, local: 53, remote: 5000}
+	table.inbound(key, 1, now)
+	table.outbound(key, 1, now, false, datagramCarrier)
+	for range 100 {
+		now = now.Add(time.Second)
+		if table.answers(key, 2, now) {
+			t.Fatal("the peer's packet passes without its rule")
+		}
+		table.outbound(key, 2, now, false, datagramCarrier) // a program that goes on sending
+	}
+	now = now.Add(pinholeTwoWay + time.Second)
+	table.outbound(key, 2, now, false, datagramCarrier)
+	if !table.answers(key, 2, now) {
+		t.Error("a flow that this host opened later is not answered")
+	}
+}
+
+// A peer that sends from every port costs this host no flow of its own.
+func TestInboundNotesAreBounded(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	own := flowKey{proto: protoUDP, local: 9, remote: 9}
+	table.outbound(own, 1, now, false, datagramCarrier)
+	for i := range 2 * maxFlows {
+		table.inbound(flowKey{proto: protoUDP, local: 53, remote: uint16(i)}, 1, now)
+	}
+	if table.size() > maxFlows || !table.answers(own, 1, now) {
+		t.Errorf("%d entries, own flow answered: %v", table.size(), table.answers(own, 1, now))
+	}
+}
+
 func TestFlowCarrierStays(t *testing.T) {
 	var table flowTable
 	now := time.Unix(1, 0)

@@ -35,6 +35,8 @@ type session struct {
 	splitID atomic.Uint32
 	joiner  wire.Joiner // only readDatagrams uses it
 	pings   pings
+	// peerDone: the peer has replaced this session and has no flow on it.
+	peerDone atomic.Bool
 	// messages go out on the control stream in order.
 	messages chan []byte
 	control  *endpoint.SendStream
@@ -169,16 +171,26 @@ func (s *session) violation(err error) {
 }
 
 // retire closes a replaced session once the winner has proved that it works
-// and the last flow on this one has ended.
+// and neither side has a flow on this one. Each side says so by a goodbye: what
+// has left here may still wait for its reader there, and closing would lose it.
 func (s *session) retire(winner *session) {
 	for winner.pingOnce(winner.conn.Context(), time.Second) != nil {
 		if winner.ended() || s.ended() {
 			return
 		}
 	}
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(retireTick)
 	defer tick.Stop()
-	for s.flows.Load() > 0 {
+	for said := false; ; {
+		if s.flows.Load() == 0 {
+			if !said {
+				s.send(wire.TypeGoodbye, wire.Goodbye{Reason: goodbyeReplaced})
+				said = true
+			}
+			if s.peerDone.Load() {
+				break
+			}
+		}
 		select {
 		case <-s.conn.Context().Done():
 			return
@@ -191,6 +203,12 @@ func (s *session) retire(winner *session) {
 		s.close(wire.CloseReplaced, "replaced")
 	}
 }
+
+// How a replaced session ends.
+const (
+	retireTick      = 250 * time.Millisecond
+	goodbyeReplaced = "replaced"
+)
 
 // send queues a control message; a peer that does not read them is cut off.
 func (s *session) send(t wire.MessageType, v any) {
@@ -233,16 +251,32 @@ func (s *session) readMessages() {
 			}
 			return
 		}
-		if t != wire.TypeRules {
-			continue
-		}
-		var r wire.Rules
-		if err := json.Unmarshal(body, &r); err != nil {
-			s.violation(fmt.Errorf("%w: rules: %w", wire.ErrProtocol, err))
+		if err := s.takeMessage(t, body); err != nil {
+			s.violation(fmt.Errorf("%w: message %d: %w", wire.ErrProtocol, t, err))
 			return
 		}
-		s.peer.setTheirRules(r.Rules)
 	}
+}
+
+// takeMessage handles one control message.
+func (s *session) takeMessage(t wire.MessageType, body []byte) error {
+	switch t {
+	case wire.TypeRules:
+		var r wire.Rules
+		if err := json.Unmarshal(body, &r); err != nil {
+			return err
+		}
+		s.peer.setTheirRules(r.Rules)
+	case wire.TypeGoodbye:
+		var g wire.Goodbye
+		if err := json.Unmarshal(body, &g); err != nil {
+			return err
+		}
+		if g.Reason == goodbyeReplaced {
+			s.peerDone.Store(true)
+		}
+	}
+	return nil
 }
 
 // setTheirRules remembers what the peer lets this host do, for status only.
