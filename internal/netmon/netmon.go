@@ -52,6 +52,9 @@ type Config struct {
 
 // Monitor watches the network. Make it with New.
 type Monitor struct {
+	// first is the state that New found. What changes between New, after which
+	// others list the interfaces, and Run must count as a change.
+	first   state
 	cfg     Config
 	src     source
 	changed chan struct{}
@@ -102,7 +105,9 @@ func newMonitor(cfg Config, src source) *Monitor {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Monitor{cfg: cfg, src: src, changed: make(chan struct{}, 1)}
+	m := &Monitor{cfg: cfg, src: src, changed: make(chan struct{}, 1)}
+	m.first = m.look()
+	return m
 }
 
 // Container recognises the names of interfaces that container engines make and
@@ -181,7 +186,7 @@ func (m *Monitor) listen(ctx context.Context, trigger chan<- struct{}) {
 
 // watch compares the state after each trigger, and from time to time.
 func (m *Monitor) watch(ctx context.Context, trigger <-chan struct{}) {
-	last := m.look()
+	last := m.first
 	clock := time.Now()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()

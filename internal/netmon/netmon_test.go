@@ -137,3 +137,27 @@ func TestClosed(t *testing.T) {
 		t.Errorf("run after close: %v", err)
 	}
 }
+
+// A change between New and Run is a change: who listed the interfaces after New
+// must hear of it.
+func TestChangeBeforeRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &fakeSource{trigger: make(chan struct{}, 1), closed: make(chan struct{})}
+		src.set(Interface{Name: "eth0", Index: 2, Flags: net.FlagUp})
+		m := newMonitor(Config{}, src)
+		src.set(Interface{Name: "eth1", Index: 3, Flags: net.FlagUp})
+		src.trigger <- struct{}{} // the socket was open already
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		select {
+		case <-m.Changed():
+		case <-time.After(time.Second):
+			t.Error("the change was missed")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
