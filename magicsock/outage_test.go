@@ -47,22 +47,26 @@ func TestOutageEndsQuickly(t *testing.T) {
 		return time.Since(began)
 	}
 	progress(8 << 20)
-	dropA.Store(true)
-	dropB.Store(true)
-	over := time.After(outage)
-	<-over
-	dropA.Store(false)
-	dropB.Store(false)
-	took := progress(16 << 20) // more than the windows hold
+	// QUIC's own probe may get through before the first pong; then nothing has to
+	// be sent again, and it takes another outage to see it.
+	resent := func() uint64 { return uint64(a.Metrics().Resent) }
+	for tries := 0; tries < 4 && resent() == 0; tries++ {
+		dropA.Store(true)
+		dropB.Store(true)
+		over := time.After(outage)
+		<-over
+		dropA.Store(false)
+		dropB.Store(false)
+		took := progress(16 << 20) // more than the windows hold
+		t.Logf("data flowed %v after an outage of %v; %d packets were sent again", took.Round(time.Millisecond), outage, resent())
+		if took > 3*time.Second {
+			t.Errorf("data flowed only %v after the outage", took)
+		}
+	}
 	cancel()
 	s.CancelRead(0)
 	<-sent
-	t.Logf("data flowed %v after an outage of %v; %d packets were sent again", took.Round(time.Millisecond), outage,
-		a.Metrics().Resent+b.Metrics().Resent)
-	if took > 3*time.Second {
-		t.Errorf("data flowed only %v after the outage", took)
-	}
-	if a.Metrics().Resent == 0 {
+	if resent() == 0 {
 		t.Error("nothing was sent again")
 	}
 }
