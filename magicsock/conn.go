@@ -79,6 +79,8 @@ type Config struct {
 	// Discover is asked to find addresses of a node of which none answers.
 	// Nil: nobody is.
 	Discover func(identity.NodeID)
+	// Underlay is the network below; nil is that of the host.
+	Underlay *Underlay
 	// Logger gets what is worth knowing. Nil discards.
 	Logger *slog.Logger
 }
@@ -89,11 +91,12 @@ type Conn struct {
 	self identity.NodeID
 	log  *slog.Logger
 
-	socks   *udpconn.Pair
-	direct  *udpconn.Conn // read by ReadBatch itself
-	other   *udpconn.Conn // read by a goroutine; nil if there is one family only
+	under   *Underlay
+	socks   sockets
+	direct  Socket // read by ReadBatch itself
+	other   Socket // read by a goroutine; nil if there is one family only
 	relays  *relayactor.Actor
-	monitor *netmon.Monitor
+	monitor Monitor
 	// write sends by UDP; tests put a worse network in its place.
 	write func(b []byte, seg int, ecn uint8, to netip.AddrPort) error
 
@@ -125,23 +128,26 @@ func New(cfg Config) (*Conn, error) {
 	cfg.Relays = slices.Clone(cfg.Relays)
 	cfg.TunPrefixes = slices.Clone(cfg.TunPrefixes)
 
-	monitor, err := netmon.New(netmon.Config{Exclude: cfg.ExcludeLink, Logger: cfg.Logger})
-	if err != nil {
-		return nil, err
+	under := cfg.Underlay
+	if under == nil {
+		var err error
+		if under, err = systemUnderlay(cfg.ExcludeLink, cfg.Logger); err != nil {
+			return nil, err
+		}
 	}
-	socks, err := udpconn.Open(udpconn.Config{Bind4: cfg.Bind4, Bind6: cfg.Bind6, Mark: cfg.Fwmark, Logger: cfg.Logger})
+	socks, err := under.Open(udpconn.Config{Bind4: cfg.Bind4, Bind6: cfg.Bind6, Mark: cfg.Fwmark, Logger: cfg.Logger})
 	if err != nil {
-		monitor.Close()
+		under.Monitor.Close()
 		return nil, err
 	}
 	c := &Conn{
 		cfg: cfg, self: cfg.Key.NodeID(), log: cfg.Logger,
-		socks: socks, monitor: monitor,
+		under: under, socks: socks, monitor: under.Monitor,
 		closed: make(chan struct{}),
 	}
-	c.direct = socks.Conns()[0]
-	if all := socks.Conns(); len(all) > 1 {
-		c.other = all[1]
+	c.direct = socks[0]
+	if len(socks) > 1 {
+		c.other = socks[1]
 	}
 	c.write = c.writeSocket
 	c.inbox = newInbox()
@@ -157,6 +163,7 @@ func New(cfg Config) (*Conn, error) {
 		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged,
 		Control:    udpconn.MarkControl(cfg.Fwmark, cfg.Logger),
 		Configured: cfg.Relays, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
+		Dial: under.DialTCP,
 	})
 	var home identity.RelayURL
 	if len(cfg.Relays) > 0 {
@@ -196,7 +203,7 @@ func (c *Conn) Close() error {
 	var err error
 	c.closeOnce.Do(func() {
 		close(c.closed)
-		err = errors.Join(c.socks.Close(), c.monitor.Close())
+		err = errors.Join(c.socks.close(), c.monitor.Close())
 	})
 	return err
 }
@@ -266,11 +273,12 @@ func (c *Conn) Remotes() []RemoteInfo {
 
 // LocalAddrs are the bound addresses; zero for a family that is missing.
 func (c *Conn) LocalAddrs() (v4, v6 netip.AddrPort) {
-	if c.socks.V4 != nil {
-		v4 = c.socks.V4.LocalAddr()
-	}
-	if c.socks.V6 != nil {
-		v6 = c.socks.V6.LocalAddr()
+	for _, s := range c.socks {
+		if s.Is6() {
+			v6 = s.LocalAddr()
+		} else {
+			v4 = s.LocalAddr()
+		}
 	}
 	return v4, v6
 }
@@ -310,7 +318,7 @@ func (c *Conn) NetworkChanged() {
 // Rebind gives the UDP sockets new file descriptors, on the same ports if
 // possible, and tests every path.
 func (c *Conn) Rebind() error {
-	err := c.socks.Rebind()
+	err := c.socks.rebind()
 	c.NetworkChanged()
 	return err
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/nodetun/nodetun/internal/netmon"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
-	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
 // AddrKind says how a direct address of ours was found.
@@ -130,7 +129,7 @@ func (c *Conn) ownAddrsChanged() {
 // loopbackOK says that loopback addresses of others may be used: a socket is
 // bound to one.
 func (b *addrBook) loopbackOK() bool {
-	return slices.ContainsFunc(b.c.socks.Conns(), func(s *udpconn.Conn) bool {
+	return slices.ContainsFunc(b.c.socks, func(s Socket) bool {
 		return s.LocalAddr().Addr().IsLoopback()
 	})
 }
@@ -148,7 +147,7 @@ func (b *addrBook) fromInterfaces() ([]DirectAddr, error) {
 	add := func(list *[]DirectAddr, addr netip.Addr, port uint16) {
 		*list = append(*list, DirectAddr{Addr: netip.AddrPortFrom(addr, port), Kind: AddrLocal})
 	}
-	for _, s := range b.c.socks.Conns() {
+	for _, s := range b.c.socks {
 		bound := s.LocalAddr()
 		if !bound.Addr().IsUnspecified() {
 			add(&good, bound.Addr(), bound.Port())
@@ -210,7 +209,7 @@ func (b *addrBook) own() []netip.AddrPort {
 	if err != nil {
 		b.c.log.Warn("own addresses", "err", err)
 	}
-	for _, s := range b.c.socks.Conns() {
+	for _, s := range b.c.socks {
 		bound := s.LocalAddr()
 		if !bound.Addr().IsUnspecified() {
 			add(bound)

@@ -115,7 +115,7 @@ const readRetry = 50 * time.Millisecond
 
 // readFailed judges the error of a socket: false means that reading is over.
 // Anything but a close is taken for passing, after a pause and a new socket.
-func (c *Conn) readFailed(s *udpconn.Conn, err error) bool {
+func (c *Conn) readFailed(s Socket, err error) bool {
 	if errors.Is(err, net.ErrClosed) || c.isClosed() {
 		return false
 	}

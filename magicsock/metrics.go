@@ -59,11 +59,12 @@ func (c *Conn) Metrics() Metrics {
 		RecvPing: s.recvPing.Load(), RecvPong: s.recvPong.Load(), RecvCallMeMaybe: s.recvCallMeMaybe.Load(),
 		SentPing: s.sentPing.Load(), SentPong: s.sentPong.Load(), SentCallMeMaybe: s.sentCallMeMaybe.Load(),
 	}
-	if c.socks.V4 != nil {
-		m.UDP4 = c.socks.V4.Stats()
-	}
-	if c.socks.V6 != nil {
-		m.UDP6 = c.socks.V6.Stats()
+	for _, s := range c.socks {
+		if s.Is6() {
+			m.UDP6 = s.Stats()
+		} else {
+			m.UDP4 = s.Stats()
+		}
 	}
 	return m
 }

@@ -46,7 +46,7 @@ var errNoFamily = errors.New("no socket of that IP version")
 
 // writeSocket sends through the socket of the right family.
 func (c *Conn) writeSocket(b []byte, seg int, ecn uint8, to netip.AddrPort) error {
-	s := c.socks.For(to.Addr())
+	s := c.socks.reach(to.Addr())
 	if s == nil {
 		return errNoFamily
 	}

@@ -76,6 +76,20 @@ func Open(cfg Config) (*Pair, error) {
 	return cfg.open()
 }
 
+// OpenOne binds one more socket of one IP version, to cfg.Bind4 or cfg.Bind6.
+func OpenOne(cfg Config, is6 bool) (*Conn, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	if is6 {
+		return listen("udp6", cfg.Bind6, cfg)
+	}
+	return listen("udp4", cfg.Bind4, cfg)
+}
+
 // alone says that named is one address and the other family was not named.
 func alone(named, other netip.AddrPort) bool {
 	return named.Addr().IsValid() && !named.Addr().IsUnspecified() && !other.Addr().IsValid()
@@ -159,14 +173,6 @@ func (cfg Config) fatal(err4, err6 error) error {
 		return err4
 	}
 	return nil
-}
-
-// For is the socket that reaches addr: nil if its family is missing.
-func (p *Pair) For(addr netip.Addr) *Conn {
-	if addr.Is4() || addr.Is4In6() {
-		return p.V4
-	}
-	return p.V6
 }
 
 // Conns lists the sockets that exist, IPv4 first.
