@@ -27,6 +27,7 @@ var layers = map[string][]string{
 	"internal/house":      {},
 	"internal/e2e":        {},
 	"internal/netmon":     {},
+	"internal/records":    {},
 
 	"magicsock/disco":      {"identity"},
 	"relay":                {"identity"},
