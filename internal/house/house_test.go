@@ -24,6 +24,7 @@ var layers = map[string][]string{
 	"internal/vnet":       {},
 	"internal/packet":     {},
 	"internal/nstest":     {},
+	"internal/bench":      {},
 	"internal/house":      {},
 	"internal/e2e":        {},
 	"internal/netmon":     {},
