@@ -43,7 +43,7 @@ func (w *world) hosts(name string) (*contender, error) {
 	if c.b, err = w.namespace(short[:min(8, len(short))] + "-b"); err != nil {
 		return nil, err
 	}
-	return c, cable(c.a, outside4+"1/24 "+outside6+"1/64", c.b, outside4+"2/24 "+outside6+"2/64")
+	return c, w.cable(c.a, outside4+"1/24 "+outside6+"1/64", c.b, outside4+"2/24 "+outside6+"2/64")
 }
 
 // bare is the cable itself.

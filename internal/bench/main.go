@@ -26,6 +26,10 @@ func command(args []string) error {
 	switch {
 	case len(args) == 1 && args[0] == "serve":
 		return serve()
+	case len(args) == 3 && args[0] == "carry":
+		return relayFrames(args[1], args[2], longRate, longDelay, longLoss)
+	case len(args) == 2 && args[0] == "plain":
+		return plain(args[1])
 	case len(args) == 4 && args[0] == "ask":
 		count, err := strconv.Atoi(args[3])
 		if err != nil {
@@ -41,6 +45,7 @@ type options struct {
 	nodetun, wireguard string
 	rounds, seconds    int
 	only, json         string
+	long               bool
 }
 
 // base is the contender that the others are compared with.
@@ -54,6 +59,7 @@ func compare(args []string) error {
 	flags.IntVar(&o.rounds, "rounds", 3, "how often everything is measured")
 	flags.IntVar(&o.seconds, "seconds", 3, "length of each run of iperf3")
 	flags.StringVar(&o.only, "only", "", "contenders, by comma (cable, wireguard-go, nodetun, records=false, relay)")
+	flags.BoolVar(&o.long, "long", false, "over a path of 50 Mbit/s, 80 ms and 1 % loss; measures one flow, with bbr and with cubic")
 	flags.StringVar(&o.json, "json", "", "file for all figures")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -65,7 +71,7 @@ func compare(args []string) error {
 	if err != nil {
 		return err
 	}
-	w := &world{dir: dir}
+	w := &world{dir: dir, long: o.long}
 	defer os.RemoveAll(dir)
 	defer w.close()
 	stop := make(chan os.Signal, 1)
@@ -123,7 +129,11 @@ func (w *world) compare(o options) error {
 	}
 	for n := range o.rounds {
 		for _, c := range list {
-			f, err := c.measure(o.seconds)
+			measure := c.measure
+			if o.long {
+				measure = c.measureLong
+			}
+			f, err := measure(o.seconds)
 			if err != nil {
 				return err
 			}

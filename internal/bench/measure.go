@@ -44,6 +44,8 @@ var columns = []column{
 	{name: "CPU idle", unit: "%", less: true, alone: true},
 	{name: "memory after load", unit: "MiB", less: true, alone: true},
 	{name: "first ping after up", unit: "ms", less: true, alone: true},
+	{name: "long path, bbr", unit: "Mbit/s"},
+	{name: "long path, cubic", unit: "Mbit/s"},
 }
 
 // measure runs one round.
@@ -56,6 +58,19 @@ func (c *contender) measure(seconds int) (figures, error) {
 	}
 	if len(c.pids) > 0 {
 		f["memory after load"] = c.memory()
+	}
+	return f, nil
+}
+
+// measureLong runs one round over the long path.
+func (c *contender) measureLong(seconds int) (figures, error) {
+	f := figures{}
+	for _, control := range []string{"bbr", "cubic"} {
+		r, err := c.iperf(c.v4, seconds, "-C", control)
+		if err != nil {
+			return f, fmt.Errorf("%s: %w", c.name, err)
+		}
+		f["long path, "+control] = r.gbits * 1000
 	}
 	return f, nil
 }

@@ -20,6 +20,7 @@ type ns string
 // world is what has to be undone at the end.
 type world struct {
 	dir  string // for files
+	long bool   // the hosts are far from each other
 	undo []func()
 }
 
@@ -42,10 +43,16 @@ func (w *world) namespace(name string) (ns, error) {
 	return n, err
 }
 
-// cable joins two namespaces; the ends are named like the other side.
-func cable(a ns, aNet string, b ns, bNet string) error {
-	const dev = "cable"
-	if _, err := run(time.Minute, "ip", "link", "add", dev, "netns", string(a), "type", "veth", "peer", "name", dev, "netns", string(b)); err != nil {
+// dev is the interface of each host.
+const dev = "cable"
+
+// cable joins two hosts.
+func (w *world) cable(a ns, aNet string, b ns, bNet string) error {
+	join := directly
+	if w.long {
+		join = w.byLongLine
+	}
+	if err := join(a, b); err != nil {
 		return err
 	}
 	for _, end := range []struct {
@@ -65,6 +72,40 @@ func cable(a ns, aNet string, b ns, bNet string) error {
 		}
 	}
 	return nil
+}
+
+// directly puts a pair of interfaces between two hosts.
+func directly(a, b ns) error { return veth(a, dev, b, dev) }
+
+func veth(a ns, aDev string, b ns, bDev string) error {
+	_, err := run(time.Minute, "ip", "link", "add", aDev, "netns", string(a), "type", "veth", "peer", "name", bDev, "netns", string(b))
+	return err
+}
+
+// byLongLine puts a namespace between two hosts that carries their frames late.
+func (w *world) byLongLine(a, b ns) error {
+	middle, err := w.namespace(strings.TrimPrefix(string(a), fmt.Sprintf("ntb%d-", os.Getpid())) + "m")
+	if err != nil {
+		return err
+	}
+	for _, end := range []struct {
+		n   ns
+		dev string
+	}{{a, "left"}, {b, "right"}} {
+		if err := veth(end.n, dev, middle, end.dev); err != nil {
+			return err
+		}
+		for _, argv := range [][]string{{"sysctl", "-qw", "net.ipv6.conf." + end.dev + ".disable_ipv6=1"}, {self(), "plain", end.dev}, {"ip", "link", "set", end.dev, "up"}} {
+			if _, err := middle.run(argv...); err != nil {
+				return err
+			}
+		}
+		if _, err := end.n.run(self(), "plain", dev); err != nil {
+			return err
+		}
+	}
+	_, err = w.start(middle, nil, self(), "carry", "left", "right")
+	return err
 }
 
 // run runs a program and returns its standard output.

@@ -54,6 +54,9 @@ func writeTable(w io.Writer, rows []row, base string) {
 	}
 	fmt.Fprintf(w, "| %s |\n|%s\n", strings.Join(head, " | "), strings.Repeat("---|", len(head)))
 	for _, col := range columns {
+		if !slices.ContainsFunc(rows, func(r row) bool { return len(r.Rounds[col.name]) > 0 }) {
+			continue
+		}
 		cells := []string{col.name + ", " + col.unit}
 		for _, r := range rows {
 			v, ok := r.Medians[col.name]
