@@ -31,9 +31,10 @@ type Socket interface {
 // Monitor tells of changes of the network, as *netmon.Monitor does.
 type Monitor interface {
 	Run(ctx context.Context) error
-	Changed() <-chan struct{}
+	Changed() <-chan netmon.Event
 	Interfaces() ([]netmon.Interface, error)
 	AllInterfaces() ([]netmon.Interface, error)
+	Gateway() (netmon.Gateway, bool)
 	Close() error
 }
 

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -16,28 +13,26 @@ import (
 
 const (
 	defaultDebounce = 250 * time.Millisecond
-	// pollInterval is how often the state is compared without a trigger, and
-	// the wall clock watched for the gap that a sleep leaves.
-	pollInterval = 15 * time.Second
-	// sleepGap is the least difference between the wall clock and the
-	// monotonic one (which stands still in sleep) that is taken for a sleep.
-	sleepGap = 5 * time.Second
+	// tick is how often the clocks are read. A stop of the process is seen
+	// when it lasts for tick + sleepGap at most.
+	tick = 2 * time.Second
+	// ticksPerLook is how many ticks pass between two looks at the state
+	// without a trigger.
+	ticksPerLook = 8
+	// errorPause is how long a source that fails is left alone.
+	errorPause = time.Second
 )
 
-// Interface is one network interface with its addresses.
-type Interface struct {
-	Name  string
-	Index int
-	Flags net.Flags
-	// Addrs holds each address with the length of its network's prefix.
-	Addrs []netip.Prefix
+// Event is a change, or several that nobody took in between.
+type Event struct {
+	// Major says that paths in use may be dead: an address went, the best
+	// default route changed, or a whole IP version came or went. Otherwise
+	// something was added or changed that only offers more.
+	Major bool
+	// Slept says that the machine or the process did not run for a while: what
+	// others remember of it, NAT mappings too, may be gone.
+	Slept bool
 }
-
-// IsUp says that the interface is up.
-func (i Interface) IsUp() bool { return i.Flags&net.FlagUp != 0 }
-
-// IsLoopback says that it is a loopback interface.
-func (i Interface) IsLoopback() bool { return i.Flags&net.FlagLoopback != 0 }
 
 // Config is what New takes.
 type Config struct {
@@ -57,7 +52,8 @@ type Monitor struct {
 	first   state
 	cfg     Config
 	src     source
-	changed chan struct{}
+	clock   func() clocks
+	changed chan Event // holds one; watch alone sends
 
 	closeOnce sync.Once
 	closeErr  error
@@ -67,23 +63,17 @@ type Monitor struct {
 type source interface {
 	// wait blocks until something may have changed, or Close.
 	wait() error
+	// waitClock blocks until the wall clock was set or the machine woke, or
+	// Close. Where the system does not tell, it blocks until Close.
+	waitClock() error
+	// asleep is how long the machine has slept since it booted; 0 where the
+	// system does not tell.
+	asleep() time.Duration
 	// interfaces lists all interfaces, excluded ones too.
 	interfaces() ([]Interface, error)
-	// routes lists the default routes, each as a text that identifies it.
+	// routes lists the default routes.
 	routes() ([]route, error)
 	Close() error
-}
-
-// route is a default route: through which interface, over which gateway.
-type route struct {
-	index   int
-	gateway string
-}
-
-// state is what is compared.
-type state struct {
-	interfaces []Interface
-	routes     []route
 }
 
 // New opens what the system offers for watching. It starts nothing.
@@ -105,8 +95,12 @@ func newMonitor(cfg Config, src source) *Monitor {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Monitor{cfg: cfg, src: src, changed: make(chan struct{}, 1)}
-	m.first = m.look()
+	m := &Monitor{cfg: cfg, src: src, changed: make(chan Event, 1)}
+	m.clock = readClocks(src)
+	var err error
+	if m.first, err = m.look(); err != nil {
+		cfg.Logger.Debug("network state", "err", err)
+	}
 	return m
 }
 
@@ -121,34 +115,9 @@ func Container(name string) bool {
 	return false
 }
 
-// Changed yields a value after each change; changes that nobody has taken yet
-// are joined into one.
-func (m *Monitor) Changed() <-chan struct{} { return m.changed }
-
-// Interfaces lists the interfaces of the host that are not excluded.
-func (m *Monitor) Interfaces() ([]Interface, error) {
-	all, err := m.src.interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	var kept []Interface
-	for _, i := range all {
-		if !m.cfg.Exclude(i.Name) {
-			kept = append(kept, i)
-		}
-	}
-	return kept, nil
-}
-
-// AllInterfaces lists the excluded ones too: their addresses are this host's
-// own as much as the others'.
-func (m *Monitor) AllInterfaces() ([]Interface, error) {
-	all, err := m.src.interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	return all, nil
-}
+// Changed yields an event after each change; those that nobody has taken yet
+// are joined into one, which keeps what any of them said.
+func (m *Monitor) Changed() <-chan Event { return m.changed }
 
 // Close ends the watch; Run calls it.
 func (m *Monitor) Close() error {
@@ -158,104 +127,93 @@ func (m *Monitor) Close() error {
 
 // Run watches until ctx ends and returns once all it started is gone.
 func (m *Monitor) Run(ctx context.Context) error {
-	trigger := make(chan struct{}, 1)
+	network, clock := make(chan struct{}, 1), make(chan struct{}, 1)
 	var wg sync.WaitGroup
-	wg.Go(func() { m.listen(ctx, trigger) })
-	m.watch(ctx, trigger)
+	wg.Go(func() { m.listen(ctx, m.src.wait, network) })
+	wg.Go(func() { m.listen(ctx, m.src.waitClock, clock) })
+	m.watch(ctx, network, clock)
 	err := m.Close() // ends listen
 	wg.Wait()
 	return err
 }
 
 // listen turns what the system says into triggers.
-func (m *Monitor) listen(ctx context.Context, trigger chan<- struct{}) {
+func (m *Monitor) listen(ctx context.Context, wait func() error, trigger chan<- struct{}) {
 	for {
-		err := m.src.wait()
+		err := wait()
 		if ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
 			return
-		}
-		if err != nil {
-			m.cfg.Logger.Debug("network watch", "err", err)
 		}
 		select {
 		case trigger <- struct{}{}:
 		default:
 		}
-	}
-}
-
-// watch compares the state after each trigger, and from time to time.
-func (m *Monitor) watch(ctx context.Context, trigger <-chan struct{}) {
-	last := m.first
-	clock := time.Now()
-	poll := time.NewTicker(pollInterval)
-	defer poll.Stop()
-	debounce := time.NewTimer(0)
-	debounce.Stop()
-	for armed := false; ; {
-		slept := false
+		if err == nil {
+			continue
+		}
+		m.cfg.Logger.Debug("network watch", "err", err)
 		select {
 		case <-ctx.Done():
 			return
-		case <-trigger:
+		case <-time.After(errorPause):
+		}
+	}
+}
+
+// watch compares the state after each trigger and from time to time, and the
+// clocks on every occasion.
+func (m *Monitor) watch(ctx context.Context, network, clock <-chan struct{}) {
+	last, clocks := m.first, m.clock()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	debounce := time.NewTimer(0)
+	debounce.Stop()
+	for armed, ticks := false, 0; ; {
+		look := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-network:
 			if !armed {
 				armed = true
 				debounce.Reset(m.cfg.Debounce)
 			}
-			continue
 		case <-debounce.C:
-			armed = false
-		case <-poll.C:
-			now := time.Now()
-			slept = now.Round(0).Sub(clock.Round(0))-now.Sub(clock) > sleepGap
-			clock = now
+			armed, look = false, true
+		case <-clock:
+		case <-ticker.C:
+			ticks++
+			look = ticks%ticksPerLook == 0
 		}
-		now := m.look()
-		if same := reflect.DeepEqual(now, last); same && !slept {
+		before := clocks
+		clocks = m.clock()
+		event := Event{Slept: clocks.sleptSince(before)}
+		if !look && !event.Slept {
+			continue
+		}
+		now, err := m.look()
+		if err != nil {
+			m.cfg.Logger.Debug("network state", "err", err)
+			armed = true
+			debounce.Reset(errorPause)
+			now = last // what cannot be read has not changed
+		}
+		event.Major = now.lost(last)
+		if event == (Event{}) && now.equal(last) {
 			continue
 		}
 		last = now
-		m.cfg.Logger.Debug("network changed", "slept", slept)
-		select {
-		case m.changed <- struct{}{}:
-		default:
-		}
+		m.cfg.Logger.Debug("network changed", "major", event.Major, "slept", event.Slept)
+		m.tell(event)
 	}
 }
 
-// look reads the state that matters: interfaces that are up and lead
-// elsewhere, their addresses that reach further than the link, and the default
-// routes. What cannot be read counts as absent.
-func (m *Monitor) look() state {
-	var s state
-	list, err := m.Interfaces()
-	if err != nil {
-		m.cfg.Logger.Debug("network state", "err", err)
+// tell hands out an event together with one that nobody has taken yet.
+func (m *Monitor) tell(e Event) {
+	select {
+	case old := <-m.changed:
+		e.Major, e.Slept = e.Major || old.Major, e.Slept || old.Slept
+	default:
 	}
-	seen := make(map[int]bool)
-	for _, i := range list {
-		if !i.IsUp() || i.IsLoopback() {
-			continue
-		}
-		seen[i.Index] = true
-		var addrs []netip.Prefix
-		for _, a := range i.Addrs {
-			if a.Addr().IsGlobalUnicast() {
-				addrs = append(addrs, a)
-			}
-		}
-		i.Addrs = addrs
-		i.Flags &= net.FlagUp
-		s.interfaces = append(s.interfaces, i)
-	}
-	routes, err := m.src.routes()
-	if err != nil {
-		m.cfg.Logger.Debug("network state", "err", err)
-	}
-	for _, r := range routes {
-		if seen[r.index] {
-			s.routes = append(s.routes, r)
-		}
-	}
-	return s
+	m.changed <- e // there is room: nobody else sends
 }

@@ -1,14 +1,15 @@
 package netmon
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,10 +19,13 @@ import (
 const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
 	unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
 
-// netlinkSource holds a socket that hears announcements and one that asks.
+// netlinkSource holds a socket that hears announcements, a timer that tells of
+// set clocks, and a socket that asks.
 type netlinkSource struct {
 	events *os.File
-	buf    []byte // of wait
+	buf    []byte   // of wait
+	timer  *os.File // nil where the kernel offers none
+	closed chan struct{}
 
 	mu  sync.Mutex      // guards ask, which takes one question at a time
 	ask *netlink.Handle // nil after Close
@@ -37,7 +41,10 @@ func newSource() (source, error) {
 		ask.Close()
 		return nil, err
 	}
-	return &netlinkSource{events: events, ask: ask, buf: make([]byte, 32<<10)}, nil
+	return &netlinkSource{
+		events: events, timer: clockTimer(), ask: ask,
+		buf: make([]byte, 32<<10), closed: make(chan struct{}),
+	}, nil
 }
 
 // subscribe opens the socket of announcements as a file, so that a Close wakes
@@ -54,14 +61,57 @@ func subscribe() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "netlink"), nil
 }
 
-// wait does not look at the messages: that something came is enough. ENOBUFS
-// says that announcements were lost, which is a trigger as well.
+// clockTimer returns a timer that never ends but is cancelled when the wall
+// clock is set, which resuming from sleep does (timerfd_create(2)). Nil if
+// there is none: the ticks of Run see a sleep as well, a little later.
+func clockTimer() *os.File {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		return nil
+	}
+	// The furthest second that 32 bits can hold too.
+	never := unix.ItimerSpec{Value: unix.NsecToTimespec(math.MaxInt32 * int64(time.Second))}
+	if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil); err != nil {
+		unix.Close(fd)
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "timerfd")
+}
+
+// wait returns for the first announcement that may matter. ENOBUFS says that
+// some were lost, which is a trigger as well.
 func (s *netlinkSource) wait() error {
-	_, err := s.events.Read(s.buf)
-	if errors.Is(err, unix.ENOBUFS) {
+	for {
+		n, err := s.events.Read(s.buf)
+		if errors.Is(err, unix.ENOBUFS) {
+			return nil
+		}
+		if err != nil || matters(s.buf[:n]) {
+			return err
+		}
+	}
+}
+
+func (s *netlinkSource) waitClock() error {
+	if s.timer == nil {
+		<-s.closed
+		return os.ErrClosed
+	}
+	var count [8]byte
+	_, err := s.timer.Read(count[:])
+	if errors.Is(err, unix.ECANCELED) {
 		return nil
 	}
 	return err
+}
+
+// asleep is the time that the one clock counts and the other does not.
+func (s *netlinkSource) asleep() time.Duration {
+	var boot, running unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &running) != nil {
+		return 0
+	}
+	return time.Duration(boot.Nano() - running.Nano())
 }
 
 func (s *netlinkSource) interfaces() ([]Interface, error) {
@@ -70,7 +120,7 @@ func (s *netlinkSource) interfaces() ([]Interface, error) {
 	if s.ask == nil {
 		return nil, os.ErrClosed
 	}
-	links, err := s.ask.LinkList()
+	links, err := whole(s.ask.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -79,29 +129,58 @@ func (s *netlinkSource) interfaces() ([]Interface, error) {
 		attrs := l.Attrs()
 		list = append(list, Interface{Name: attrs.Name, Index: attrs.Index, Flags: attrs.Flags})
 	}
-	addrs, err := s.ask.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return s.ask.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range addrs {
 		i := slices.IndexFunc(list, func(i Interface) bool { return i.Index == a.LinkIndex })
-		if p, ok := prefix(a.IPNet); ok && i >= 0 {
+		if p, ok := prefix(a.IPNet); ok && i >= 0 && settled(a.Flags) {
 			list[i].Addrs = append(list[i].Addrs, p)
 		}
 	}
 	return list, nil
 }
 
+// whole asks again when the kernel says that the list changed while it was
+// read, but not for ever: then the last list will do, a trigger follows it.
+func whole[T any](ask func() ([]T, error)) ([]T, error) {
+	for tries := 1; ; tries++ {
+		list, err := ask()
+		switch {
+		case !errors.Is(err, netlink.ErrDumpInterrupted):
+			return list, err
+		case tries == 3:
+			return list, nil
+		}
+	}
+}
+
+// settled says that an address may be used: duplicate address detection
+// (RFC 4862 5.4) is over or not waited for, and found none.
+func settled(flags int) bool {
+	if flags&unix.IFA_F_DADFAILED != 0 {
+		return false
+	}
+	return flags&unix.IFA_F_TENTATIVE == 0 || flags&unix.IFA_F_OPTIMISTIC != 0
+}
+
 func prefix(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {
 		return netip.Prefix{}, false
 	}
-	addr, ok := netip.AddrFromSlice(n.IP)
 	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(addr.Unmap(), ones), ok
+	addr := address(n.IP)
+	return netip.PrefixFrom(addr, ones), addr.IsValid()
 }
 
-// routes lists the default routes of the main table.
+// address is zero for nil.
+func address(ip net.IP) netip.Addr {
+	addr, _ := netip.AddrFromSlice(ip)
+	return addr.Unmap()
+}
+
+// routes lists the default routes of the main table that lead somewhere.
 func (s *netlinkSource) routes() ([]route, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,40 +189,45 @@ func (s *netlinkSource) routes() ([]route, error) {
 	}
 	var list []route
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		all, err := s.ask.RouteList(nil, family)
+		some, err := whole(func() ([]route, error) { return s.defaults(family) })
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range all {
-			if r.Dst == nil || r.Dst.IP.IsUnspecified() && isWhole(r.Dst.Mask) {
-				list = append(list, hops(r)...)
-			}
-		}
+		list = append(list, some...)
 	}
-	slices.SortFunc(list, func(a, b route) int {
-		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.gateway, b.gateway))
-	})
 	return list, nil
 }
 
-func isWhole(mask net.IPMask) bool {
-	ones, _ := mask.Size()
-	return ones == 0
+func (s *netlinkSource) defaults(family int) ([]route, error) {
+	var list []route
+	err := s.ask.RouteListFilteredIter(family, &netlink.Route{}, netlink.RT_FILTER_DST, func(r netlink.Route) bool {
+		if r.Type == unix.RTN_UNICAST {
+			list = append(list, hops(r, family == netlink.FAMILY_V6)...)
+		}
+		return true
+	})
+	return list, err
 }
 
-func hops(r netlink.Route) []route {
+func hops(r netlink.Route, is6 bool) []route {
+	one := route{is6: is6, metric: r.Priority, index: r.LinkIndex, gateway: address(r.Gw), self: address(r.Src)}
 	if len(r.MultiPath) == 0 {
-		return []route{{index: r.LinkIndex, gateway: r.Gw.String()}}
+		return []route{one}
 	}
 	var list []route
 	for _, h := range r.MultiPath {
-		list = append(list, route{index: h.LinkIndex, gateway: h.Gw.String()})
+		one.index, one.gateway = h.LinkIndex, address(h.Gw)
+		list = append(list, one)
 	}
 	return list
 }
 
 func (s *netlinkSource) Close() error {
 	err := s.events.Close()
+	if s.timer != nil {
+		err = errors.Join(err, s.timer.Close())
+	}
+	close(s.closed)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ask.Close()

@@ -31,6 +31,13 @@ func (s *pollSource) wait() error {
 	}
 }
 
+func (s *pollSource) waitClock() error {
+	<-s.closed
+	return os.ErrClosed
+}
+
+func (s *pollSource) asleep() time.Duration { return 0 }
+
 func (s *pollSource) interfaces() ([]Interface, error) {
 	all, err := net.Interfaces()
 	if err != nil {
