@@ -67,7 +67,7 @@ var homes = map[string][]string{
 	"golang.zx2c4.com/wireguard":       {"tun"},
 	"gvisor.dev/gvisor":                {"netstack"},
 	"github.com/quic-go/quic-go":       {"endpoint"},
-	"github.com/huin/goupnp":          {"magicsock/portmap"},
+	"github.com/huin/goupnp":           {"magicsock/portmap"},
 	"github.com/pion/stun/v2":          {"magicsock/netcheck", "relay/relayserver"},
 	"github.com/vishvananda/netlink":   {"tun", "routing", "internal/netmon"},
 	"github.com/vishvananda/netns":     {"internal/nstest"},
