@@ -114,7 +114,16 @@ func (k *SecretKey) SignRelayV3() []byte { return ed25519.Sign(k.private, relayV
 // ResetKey derives the key of QUIC stateless resets from the seed and a salt
 // that belongs to this installation (S4).
 func (k *SecretKey) ResetKey(salt []byte) [32]byte {
-	key, err := hkdf.Key(sha256.New, k.private.Seed(), salt, "nodetun stateless reset 1", 32)
+	return k.derive(salt, "nodetun stateless reset 1")
+}
+
+// PortmapSecret derives what makes the nonces of port mappings the same after a
+// restart, so that a mapping left behind can be taken over (RFC 6887 11.3).
+func (k *SecretKey) PortmapSecret() [32]byte { return k.derive(nil, "nodetun port mapping 1") }
+
+// derive makes a secret for one purpose (RFC 5869).
+func (k *SecretKey) derive(salt []byte, info string) [32]byte {
+	key, err := hkdf.Key(sha256.New, k.private.Seed(), salt, info, 32)
 	if err != nil {
 		panic("identity: hkdf of 32 bytes cannot fail: " + err.Error())
 	}
