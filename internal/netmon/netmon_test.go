@@ -101,6 +101,7 @@ func (f *fakeSource) interfaces() ([]Interface, error) {
 	}
 	return append([]Interface(nil), f.list...), nil
 }
+
 func (f *fakeSource) waitClock() error {
 	select {
 	case <-f.clock:
