@@ -24,6 +24,12 @@ const (
 	// pong after an outage came, the direct address fell silent, or it answered
 	// before the relay did.
 	Resend
+	// PunchSockets: our NAT is hard, the node's is not. Open up to Size more
+	// sockets and ping To.UDP from each, with what PunchPing returns.
+	PunchSockets
+	// PunchSpray: the node's NAT is hard, ours is not. Ping up to Size ports of the
+	// address of To.UDP, with what PunchPing returns.
+	PunchSpray
 	// Discover: no address that answers is known; ask discovery.
 	Discover
 )
@@ -41,6 +47,10 @@ func (k Kind) String() string {
 		return "path-changed"
 	case Resend:
 		return "resend"
+	case PunchSockets:
+		return "punch-sockets"
+	case PunchSpray:
+		return "punch-spray"
 	case Discover:
 		return "discover"
 	}

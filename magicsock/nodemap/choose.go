@@ -28,8 +28,15 @@ func (m *Map) settle(now time.Time, n *node, reason Reason) {
 	m.reselect(now, n)
 	conn, route := n.decide(now)
 	c := &n.choice
-	if conn != c.conn || route != c.route {
+	if conn != c.conn || route.way() != c.route.way() {
 		m.change(now, n, conn, route, reason)
+	}
+	c.route = route
+	switch {
+	case !n.awake(now) || n.usableBest(now) != nil:
+		n.use.indirect = time.Time{}
+	case n.use.indirect.IsZero():
+		n.use.indirect = now
 	}
 	c.due = m.nextDue(now, n)
 	c.fast = n.fastUntil()
@@ -49,7 +56,10 @@ func (n *node) decide(now time.Time) (ConnType, Route) {
 	p := n.usableBest(now)
 	if p != nil {
 		r.UDP = p.addr
-		if n.relay.url.IsZero() || !n.suspect(now, p) {
+		if r.Max = p.room.max(); r.Max > 0 {
+			r.Cut, r.Wide = n.features.Cut, n.relay.url
+		}
+		if !n.hasRelay(now) || !n.suspect(now, p) {
 			return ConnDirect, r
 		}
 		r.Relay = n.relay.url
@@ -160,13 +170,27 @@ func (m *Map) nextDue(now time.Time, n *node) time.Time {
 		return earlier(t, n.searchAt(now))
 	}
 	t = earlier(t, earlier(p.lastPong.Add(trustTime), n.pingDue(p)))
-	if !n.relay.url.IsZero() {
+	t = earlier(t, n.roomDue(p))
+	if n.hasRelay(now) {
 		t = earlier(t, p.leaveAt())
 	}
 	if n.suspect(now, p) {
 		return earlier(t, earlier(n.turn.last.Add(discoveryGap), n.relayPingAt(now)))
 	}
+	t = earlier(t, n.warmAt(now))
 	return earlier(t, p.suspectAt(n.use.doubt))
+}
+
+// warmAt returns when the relay is to be pinged so that it is ready when the
+// direct address dies, zero for never. No answer is wanted.
+func (n *node) warmAt(now time.Time) time.Time {
+	if n.relay.url.IsZero() || !n.active(now) {
+		return time.Time{}
+	}
+	if n.relay.lastPing.IsZero() {
+		return now
+	}
+	return n.relay.lastPing.Add(relayWarm)
 }
 
 // searchAt returns when a node without a usable address is to be looked at.
@@ -177,6 +201,9 @@ func (n *node) searchAt(now time.Time) time.Time {
 	}
 	if n.wanting(now) {
 		t = earlier(t, later(n.use.want, n.turn.retry).Add(retryPing))
+	}
+	for _, p := range n.paths {
+		t = earlier(t, n.roomDue(p))
 	}
 	return earlier(t, n.relayPingAt(now))
 }

@@ -22,11 +22,19 @@ const (
 	suspectPing   = 1500 * time.Millisecond // pings unanswered, payload or not: duplicate
 	leaveTime     = 3 * time.Second         // unanswered for so long: leave the path
 
+	relayWarm     = 30 * time.Second // gap of pings through the relay that keep it ready while payload goes directly
+	relayDownTime = 2 * time.Second  // a relay whose link is down for so long counts as none
+
 	unreachableTime = 10 * time.Second
 	causeTime       = 6 * time.Second // a cause is named from here on
 	resendSilence   = time.Second     // the first sign of life after so much silence: send again
 
 	paddedSize  = 1200             // UDP payload that a path must carry for QUIC
+	cutSize     = 740              // the same for halves of the largest packet
+	sizeStep    = 16               // the largest payload is searched for to so many bytes
+	sizeTries   = 2                // pings of one size before it counts as too large
+	sizeInUse   = 4                // packets of one size before that size is in use: fewer are QUIC's own probes
+	sizeRetry   = 60 * time.Second // a limited path is tried with full packets again
 	requalify   = 60 * time.Second // pings are padded when the last padded pong is older
 	answeredFor = time.Hour        // an address that answered within it is no unknown one (S9)
 	ownerHold   = 30 * time.Second // an owner with so fresh a pong keeps its ip:port (S8)
@@ -41,6 +49,9 @@ const (
 	maxIdlePaths  = 20               // the same of an idle node that is no peer
 	maxSources    = 4                // sources kept of one address
 	maxInflight   = 128              // pings in flight to one node
+	punchPackets  = 256              // of one attempt to get through a hard NAT …
+	punchGap      = time.Minute      // … of which there is one in this time and node …
+	punchDelay    = 2 * time.Second  // … after simpler means had their chance
 	trickle       = 8                // given-up addresses tried in one round of a paired node that is alive
 	announceTries = 3                // pings to the addresses of an idle node after a network change
 

@@ -61,6 +61,13 @@
 // Without any usable path and with no relay known, one candidate address gets
 // at most three times the bytes that came from it and ten packets in 5 s (S7).
 //
+// While payload goes directly the relay is pinged every 30 s, so that it is ready.
+// A direct address is not left for a relay whose link has been down for 2 s.
+//
+// How large packets may be is found out by pings of their size (room.go), hard
+// NATs are got through by many sockets and ports (punch.go). Both only with nodes
+// that announced what it takes.
+//
 // # Deviations from iroh-net 0.28.1
 //
 // Received payload does not renew trust; an untrusted address never carries bulk

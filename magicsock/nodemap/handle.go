@@ -109,7 +109,10 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 		m.acceptSource(now, n, unmap(from.UDP))
 	} else {
 		if n.relay.url != f.to.Relay {
-			return nil
+			if n.relay.down.IsZero() {
+				return nil
+			}
+			m.setRelay(n, f.to.Relay) // it is there, too, and its own is out of reach
 		}
 		n.heard(now)
 		m.pongByRelay(now, n, f)
@@ -148,12 +151,20 @@ func (m *Map) pongByRelay(now time.Time, n *node, f ping) {
 }
 
 func (m *Map) pongByUDP(now time.Time, n *node, p *path, f ping) {
+	before := p.room.limit
+	p.room.arrived(f.size, f.sent)
 	p.pong(now, age(now, f.sent), f.size)
 	p.watch.ping = n.unansweredAfter(p.addr, f.sent)
+	if p.room.limit != before {
+		n.choice.fast = time.Time{}
+	}
+	if f.room {
+		m.tendRoom(now, n, p, false)
+	}
 	m.claimPath(now, n, p, true)
 	unqualified := p.lastBigPong.IsZero() || p.left
-	if f.size < paddedSize && unqualified && age(now, p.out.lastBig) >= retryPing && !m.limited(n) {
-		m.sendPing(now, n, p, paddedSize)
+	if f.size < p.full() && unqualified && age(now, p.out.lastBig) >= retryPing && !m.limited(n) {
+		m.sendPing(now, n, p, p.full())
 	}
 	m.offer(now, n, p)
 }
@@ -207,7 +218,7 @@ func (m *Map) acceptSource(now time.Time, n *node, from netip.AddrPort) {
 func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via identity.RelayURL, addrs []netip.AddrPort) []Action {
 	m.begin()
 	n := m.byID[sender]
-	if n == nil || via.IsZero() || m.limited(n) {
+	if n == nil || via.IsZero() || m.limited(n) || m.cfg.Punch == PunchOff {
 		return nil
 	}
 	n.heard(now)
@@ -215,7 +226,8 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 	if n.relay.url.IsZero() {
 		m.setRelay(n, via)
 	}
-	m.enterNamed(now, n, m.filter.Select(addrs, SourceRelay))
+	named := m.filter.Select(addrs, SourceRelay)
+	m.enterNamed(now, n, named)
 	over := age(now, n.turn.callMeOver) >= discoveryGap
 	if over {
 		n.turn.callMeOver = now
@@ -224,6 +236,7 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 		m.probe(now, n, p, probeWhy{over: over})
 	}
 	m.trickle(now, n)
+	m.punchSpray(now, n, named)
 	m.settle(now, n, "")
 	return m.done()
 }

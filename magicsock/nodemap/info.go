@@ -79,6 +79,11 @@ type AddrInfo struct {
 	LastControl time.Time
 	ControlKind string // what LastControl was: "ping←", "pong←" or "call me"
 
+	// Result is the outcome of the last attempts, for people.
+	Result string
+	// MTU is the largest UDP payload that arrives there; 0: no limit was found.
+	MTU int
+
 	Usable  bool            // payload may go there now
 	Narrow  bool            // answers small pings only: the path carries no 1200 bytes
 	Tries   int             // pings since the last pong

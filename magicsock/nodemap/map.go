@@ -26,6 +26,8 @@ type Map struct {
 	lastFrom  netip.AddrPort // the last hit in owners
 	lastOwner owner
 
+	nat      NAT                             // ours
+	down     map[identity.RelayURL]time.Time // relays whose link broke, since when
 	unproven bucket
 	acts     []Action
 	next     time.Time
@@ -59,6 +61,7 @@ func New(cfg Config) *Map {
 		byID:   make(map[identity.NodeID]*node),
 		bySlot: make(map[uint64]*node),
 		owners: make(map[netip.AddrPort]owner),
+		down:   make(map[identity.RelayURL]time.Time),
 	}
 }
 
@@ -232,7 +235,7 @@ func (m *Map) Add(now time.Time, addr identity.NodeAddr, source Source) ([]Actio
 // setRelay notes the relay of a node.
 func (m *Map) setRelay(n *node, u identity.RelayURL) {
 	if n.relay.url != u {
-		n.relay = relayPath{url: u}
+		n.relay = relayPath{url: u, down: m.down[u]}
 		n.choice.fast = time.Time{}
 	}
 }

@@ -19,6 +19,9 @@ type node struct {
 	// handshake is complete. paired: Config.Peer said so.
 	wanted, established, paired bool
 
+	features Features
+	nat      NAT
+
 	relay    relayPath
 	paths    []*path
 	best     *path // the address in use; may have become unusable
@@ -40,6 +43,7 @@ type relayPath struct {
 	url                                        identity.RelayURL
 	lastPing, lastPong, lastPayload, lastHeard time.Time
 	latency                                    time.Duration
+	down                                       time.Time // our link to it broke; zero: it works, or is not in use
 }
 
 // usage says when the node was last used and heard.
@@ -48,6 +52,7 @@ type usage struct {
 	heard          time.Time // any packet
 	want           time.Time // the oldest thing sent that wants an answer and has none
 	stuck          time.Time // payload had no usable path since
+	indirect       time.Time // there is something to send and no usable direct address since
 	resend         bool      // send the last packets again once there is a path
 	doubt          time.Time // something hinted that the address in use no longer works both ways
 	created        time.Time
@@ -60,7 +65,8 @@ type rounds struct {
 	callMeOver time.Time // a received call-me-maybe last overrode the ping gap
 	retry      time.Time // addresses that had answered, tried again
 	discover   time.Time
-	announces  int // pings of an idle node left after a network change
+	punch      time.Time // last attempt to get through a hard NAT
+	announces  int       // pings of an idle node left after a network change
 	announceAt time.Time
 	pending    bool // some path is waiting for budget, until pendingAt
 	pendingAt  time.Time
@@ -85,6 +91,7 @@ type ping struct {
 	to   Addr
 	sent time.Time
 	size int
+	room bool // asks for the size, not for life
 }
 
 // path returns the path to a direct address, nil for none.
@@ -118,6 +125,12 @@ func (n *node) wanting(now time.Time) bool {
 
 // awake says that the node's paths are tended; otherwise nothing is sent.
 func (n *node) awake(now time.Time) bool { return n.active(now) || n.wanting(now) }
+
+// hasRelay says that the node has a relay, and that our link to it has not been
+// down for 2 s.
+func (n *node) hasRelay(now time.Time) bool {
+	return !n.relay.url.IsZero() && !waited(now, n.relay.down, relayDownTime)
+}
 
 // want notes that something was sent that wants an answer.
 func (n *node) want(now time.Time) {
@@ -243,7 +256,7 @@ func (n *node) expire(now time.Time) {
 // younger than t was sent, zero for none.
 func (n *node) unansweredAfter(a netip.AddrPort, t time.Time) time.Time {
 	for _, f := range n.inflight {
-		if f.to.UDP == a && f.sent.After(t) {
+		if f.to.UDP == a && f.sent.After(t) && !f.room {
 			return f.sent
 		}
 	}

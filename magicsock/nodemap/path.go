@@ -17,6 +17,7 @@ type path struct {
 	owned   bool      // the ip:port index names this path
 
 	out   probes
+	room  room
 	watch watch
 	grant grant
 
@@ -96,7 +97,7 @@ func (p *path) pingSize(now time.Time, sending bool) int {
 		return 0
 	case !proven, sending, !p.watch.sent.IsZero() && age(now, p.watch.sent) >= probeDelay,
 		age(now, p.lastBigPong) >= requalify:
-		return paddedSize
+		return p.full()
 	}
 	return 0
 }
@@ -124,7 +125,7 @@ func (p *path) pong(now time.Time, latency time.Duration, size int) {
 		p.latency = (3*p.latency + latency) / 4
 	}
 	p.lastPong, p.everPong = now, now
-	if size < paddedSize {
+	if size < p.full() {
 		p.out.small = now
 		return
 	}
@@ -140,6 +141,7 @@ func (p *path) pong(now time.Time, latency time.Duration, size int) {
 // forget drops all trust and all history of pings, after a network change.
 func (p *path) forget() {
 	p.out = probes{}
+	p.room = room{}
 	p.watch = watch{}
 	p.lastPong, p.lastBigPong = time.Time{}, time.Time{}
 	p.left = false

@@ -21,7 +21,7 @@ func (m *Map) sendPing(now time.Time, n *node, p *path, size int) {
 	p.out.last = now
 	p.out.turn++
 	p.out.pending = false
-	if size >= paddedSize {
+	if size >= p.full() {
 		p.out.lastBig = now
 		p.out.bigTries++
 	}
@@ -126,21 +126,27 @@ func (m *Map) pingRelay(now time.Time, n *node) {
 	if n.relay.url.IsZero() || age(now, n.relay.lastPing) < retryPing || m.limited(n) {
 		return
 	}
+	n.want(now)
+	m.askRelay(now, n, n.relay.url)
+}
+
+// askRelay sends a ping through a relay.
+func (m *Map) askRelay(now time.Time, n *node, url identity.RelayURL) {
 	tx := m.cfg.NewTxID()
-	to := RelayAddr(n.relay.url)
+	to := RelayAddr(url)
 	n.relay.lastPing = now
 	n.fly(ping{tx: tx, to: to, sent: now})
-	n.want(now)
 	m.add(Action{Kind: SendPing, Node: n.id, To: to, TxID: tx})
 }
 
 // callMe asks the node to ping us, at most once in 5 s.
 func (m *Map) callMe(now time.Time, n *node) {
-	if n.relay.url.IsZero() || age(now, n.turn.callMe) < discoveryGap || m.limited(n) {
+	if n.relay.url.IsZero() || age(now, n.turn.callMe) < discoveryGap || m.limited(n) || m.cfg.Punch == PunchOff {
 		return
 	}
 	n.turn.callMe = now
 	m.add(Action{Kind: SendCallMeMaybe, Node: n.id, To: RelayAddr(n.relay.url)})
+	m.punchSockets(now, n)
 }
 
 // discover asks discovery, at most once in 5 s.

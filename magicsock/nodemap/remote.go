@@ -79,7 +79,48 @@ func (m *Map) addrInfo(now time.Time, p *path) AddrInfo {
 	if o, ok := m.owners[p.addr]; ok {
 		i.Owner = o.node.id
 	}
+	i.MTU = p.room.limit
+	i.Result = i.result(now, !p.owned && !i.Owner.IsZero())
 	return i
+}
+
+// result says what came of an address. others says that it belongs to another
+// node.
+func (i *AddrInfo) result(now time.Time, others bool) string {
+	switch {
+	case others:
+		return "another node answers there: " + i.Owner.Short()
+	case i.Usable && i.MTU > 0:
+		return fmt.Sprintf("answers in %s, packets up to %d bytes", millis(i.Latency), i.MTU)
+	case i.Usable:
+		return "answers in " + millis(i.Latency)
+	case i.Narrow:
+		return fmt.Sprintf("answers, but not to packets of %d bytes", paddedSize)
+	case i.Tries > 0 && !i.LastPong.IsZero():
+		return fmt.Sprintf("no answer to %s; answered %s ago", plural(i.Tries, "ping"), ago(now, i.LastPong))
+	case i.GivenUp:
+		return fmt.Sprintf("no answer to %s, left alone for now", plural(i.Tries, "ping"))
+	case i.Tries > 0:
+		return "no answer to " + plural(i.Tries, "ping")
+	case !i.LastPong.IsZero():
+		return fmt.Sprintf("answered %s ago", ago(now, i.LastPong))
+	case !i.LastHeard.IsZero():
+		return fmt.Sprintf("heard %s ago, not tried", ago(now, i.LastHeard))
+	}
+	return "not tried"
+}
+
+func ago(now, t time.Time) string { return now.Sub(t).Truncate(time.Second).String() }
+
+func millis(d time.Duration) string {
+	return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // rtt returns the latency of a path in use.

@@ -16,6 +16,11 @@ func (m *Map) Route(now time.Time, mapped netip.AddrPort, n, packets int, quicIn
 	if nd == nil {
 		return Route{}, nil
 	}
+	if p := nd.best; p != nil && n > paddedSize {
+		if p.room.note(n/max(packets, 1), packets) && p.room.limit > 0 {
+			nd.choice.fast = time.Time{}
+		}
+	}
 	if now.Before(nd.choice.fast) {
 		m.sent(now, nd)
 		return nd.choice.route, nil

@@ -106,6 +106,7 @@ type simNode struct {
 	aliases []netip.AddrPort
 	source  netip.AddrPort // answers leave from the address that was asked
 	nat     bool
+	mapping time.Duration // how long its NAT keeps a mapping without packets; 0: for ever
 	opened  map[netip.AddrPort]time.Time
 	tickAt  time.Time
 	last    []packet
@@ -118,6 +119,8 @@ type simNode struct {
 	sends   []time.Time // every packet that left
 	relayed int         // payload packets sent through the relay
 	direct  int         // payload packets sent to a direct address
+	cut     int         // payload packets sent there in halves
+	payload int         // size of the packets of stream
 }
 
 func newSim(t testing.TB) *sim {
@@ -127,7 +130,7 @@ func newSim(t testing.TB) *sim {
 func (s *sim) node(b byte, local string) *simNode {
 	n := &simNode{
 		sim: s, id: testID(b), local: netip.MustParseAddrPort(local),
-		opened: map[netip.AddrPort]time.Time{}, got: map[int]time.Time{}, sentAt: map[int]time.Time{},
+		payload: 1200, opened: map[netip.AddrPort]time.Time{}, got: map[int]time.Time{}, sentAt: map[int]time.Time{},
 	}
 	n.m = New(Config{Self: n.id, NewTxID: txIDs(b), Peer: func(identity.NodeID) bool { return true }})
 	n.m.SetOwnAddrs(s.now, []netip.AddrPort{n.local})
@@ -244,9 +247,10 @@ func (a *simNode) send(to Addr, id identity.NodeID, p packet) {
 			if b.local != to.UDP && !slices.Contains(b.aliases, to.UDP) {
 				continue
 			}
-			if _, open := b.opened[from]; b.nat && !open {
+			if at, open := b.opened[from]; b.nat && (!open || b.mapping > 0 && b.now.Sub(at) > b.mapping) {
 				return
 			}
+			b.opened[from] = b.now
 			b.source = to.UDP
 			b.receive(UDPAddr(from), p)
 			b.source = netip.AddrPort{}
@@ -304,13 +308,28 @@ func (a *simNode) route(id identity.NodeID, p packet) {
 }
 
 func (a *simNode) payloadTo(r Route, id identity.NodeID, p packet) {
-	if r.UDP.IsValid() {
+	if r.Max > 0 && p.size > r.Max {
+		a.large(r, id, p)
+	} else if r.UDP.IsValid() {
 		a.direct++
 		a.send(UDPAddr(r.UDP), id, p)
 	}
 	if !r.Relay.IsZero() {
 		a.relayed++
 		a.send(RelayAddr(r.Relay), id, p)
+	}
+}
+
+// large sends a packet that is too large for the path, as magicsock does.
+func (a *simNode) large(r Route, id identity.NodeID, p packet) {
+	switch half := (p.size+1)/2 + 5; {
+	case r.Cut && half <= r.Max:
+		a.cut++
+		p.size = half // one stands for both
+		a.send(UDPAddr(r.UDP), id, p)
+	case !r.Wide.IsZero() && r.Wide != r.Relay:
+		a.relayed++
+		a.send(RelayAddr(r.Wide), id, p)
 	}
 }
 
@@ -321,7 +340,7 @@ func (a *simNode) stream(b *simNode, gap, d time.Duration) {
 	step = func() {
 		a.numbers++
 		a.sentAt[a.numbers] = a.now
-		p := packet{from: a, size: 1200, payload: a.numbers}
+		p := packet{from: a, size: a.payload, payload: a.numbers}
 		a.last = append(a.last, p)
 		a.last = a.last[max(0, len(a.last)-8):]
 		a.route(b.id, p)

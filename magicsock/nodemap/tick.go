@@ -55,16 +55,19 @@ func (m *Map) service(now time.Time, n *node, reason Reason) {
 
 // tend pings the address in use when it is time, and leaves it when it is dead.
 func (m *Map) tend(now time.Time, n *node, p *path) {
-	if due(now, p.leaveAt()) && (!n.relay.url.IsZero() || n.pick(now, p) != nil) {
+	if due(now, p.leaveAt()) && (n.hasRelay(now) || n.pick(now, p) != nil) {
 		p.left = true
 		m.settle(now, n, ReasonSilent)
 		return
 	}
-	if due(now, n.pingDue(p)) {
+	sending := n.use.sent.After(p.out.last)
+	ping := due(now, n.pingDue(p))
+	if ping {
 		m.payPing(now, n, p)
-		m.sendPing(now, n, p, p.pingSize(now, n.use.sent.After(p.out.last)))
+		m.sendPing(now, n, p, p.pingSize(now, sending))
 		n.want(now)
 	}
+	m.tendRoom(now, n, p, ping && sending)
 	switch {
 	case n.suspect(now, p):
 		if age(now, n.turn.last) >= discoveryGap {
@@ -107,6 +110,11 @@ func (m *Map) search(now time.Time, n *node) {
 			m.discover(now, n)
 		}
 	}
+	for _, p := range n.paths {
+		if due(now, n.roomDue(p)) || p.narrow() {
+			m.tendRoom(now, n, p, false)
+		}
+	}
 	if n.retryDue(now) {
 		n.turn.retry = now
 		for _, p := range n.paths {
@@ -132,6 +140,9 @@ func (n *node) retryDue(now time.Time) bool {
 // tendRelay pings through the relay while it carries payload without an answer.
 func (m *Map) tendRelay(now time.Time, n *node) {
 	if n.usableBest(now) != nil && !n.suspect(now, n.best) {
+		if due(now, n.warmAt(now)) {
+			m.askRelay(now, n, n.relay.url)
+		}
 		return
 	}
 	if n.wanting(now) && age(now, n.use.want) >= retryPing {

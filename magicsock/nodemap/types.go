@@ -53,6 +53,12 @@ type Route struct {
 	// Relay is the relay to send through, zero for none. With UDP set as well
 	// the payload goes both ways.
 	Relay identity.RelayURL
+	// Max is the largest UDP payload that arrives at UDP, 0 for no limit that
+	// matters. Larger packets leave in halves if Cut is set, which no first flight
+	// of a handshake may, else through Wide, zero for no relay.
+	Max  int
+	Cut  bool
+	Wide identity.RelayURL
 	// Limit is the number of leading packets of the batch that may leave, 0 for
 	// all of them. It is set only for an address without a fresh pong (S7); the
 	// driver drops the rest.
@@ -61,6 +67,40 @@ type Route struct {
 
 // IsZero says that there is nowhere to send to: the payload is dropped.
 func (r Route) IsZero() bool { return !r.UDP.IsValid() && r.Relay.IsZero() }
+
+// way is the part of a route that makes it another path.
+func (r Route) way() Route { return Route{Node: r.Node, UDP: r.UDP, Relay: r.Relay} }
+
+// Features are what a node said that it can do, over its authenticated
+// connection.
+type Features struct {
+	MTUProbe bool // it answers pings of any size (mtu-probe/1)
+	Cut      bool // it joins packets that come in halves (cut/1)
+}
+
+// NAT is what is known about the NAT before a node.
+type NAT struct {
+	// Hard: each destination sees another port.
+	Hard bool
+	// Step is how far the ports of a hard NAT are apart that counts them up, 0
+	// for one that does not.
+	Step int
+	// Public are the addresses under which servers see the node.
+	Public []netip.AddrPort
+}
+
+// Punch says how hard to try to get through NATs.
+type Punch uint8
+
+// Values of Punch.
+const (
+	// PunchNormal tries everything.
+	PunchNormal Punch = iota
+	// PunchGentle opens no extra sockets and pings no random ports.
+	PunchGentle
+	// PunchOff sends no call-me-maybe and heeds none.
+	PunchOff
+)
 
 // Source says where a direct address came from. Discovery services use their
 // own names.
@@ -115,6 +155,7 @@ const (
 	ReasonOwner   Reason = "address taken or lost" // another node answers there, or it became our own
 	ReasonIdle    Reason = "idle"                  // no payload for 45 s; not counted as a switch
 	ReasonAlive   Reason = "answered again"        // the suspect address answered
+	ReasonDown    Reason = "relay down or up"      // the link to the relay broke, or is back
 )
 
 // Config holds what a Map needs from outside.
@@ -129,6 +170,8 @@ type Config struct {
 	// Open says that every node is admitted (library endpoint): nodes that we
 	// neither added nor are paired with are limited as S6 says.
 	Open bool
+	// Punch says how hard to try to get through NATs.
+	Punch Punch
 	// LoopbackOK accepts loopback addresses of other nodes; set when a socket is
 	// bound to loopback.
 	LoopbackOK bool
