@@ -24,6 +24,8 @@ var layers = map[string][]string{
 	"internal/vnet":       {},
 	"internal/packet":     {},
 	"internal/nstest":     {},
+	"internal/hosttest":   {"internal/nstest"},
+	"internal/natmatrix":  {},
 	"internal/bench":      {},
 	"internal/house":      {},
 	"internal/e2e":        {},
@@ -38,6 +40,7 @@ var layers = map[string][]string{
 	"magicsock/nodemap":    {"identity", "magicsock/disco"},
 	"magicsock/udpconn":    {"identity"},
 	"magicsock/portmap":    {"magicsock/portmap/..."},
+	"magicsock/netcheck":   {"identity", "relay"},
 	"magicsock/relayactor": {"identity", "relay/..."},
 	"magicsock":            {"identity", "magicsock/...", "relay/...", "internal/netmon"},
 	"discovery":            {"identity"},
@@ -51,9 +54,9 @@ var layers = map[string][]string{
 
 	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules"},
 	"internal/config":   {"identity", "internal/atomicfile", "internal/rules"},
-	"internal/localapi": {"identity"},
+	"internal/localapi": {"identity", "magicsock/netcheck"},
 	"internal/daemon": {
-		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/relayactor", "internal/engine",
+		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "internal/engine",
 		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet", "internal/vnet", "internal/netmon",
 	},
 
