@@ -6,21 +6,23 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nodetun/nodetun/internal/hosttest"
 )
 
 // Two hosts on one cable, no relay: everything a user does goes direct.
 func TestNetnsDirect(t *testing.T) {
 	a, b := pair(t, "--relay", "none")
-	server, key := b.sshd(t)
-	a.awaitPath(t, 5*time.Second, "direct")
+	server, key := b.Sshd(t)
+	a.AwaitPath(t, 5*time.Second, "direct")
 
-	bob := a.status(t).Peers[0]
+	bob := a.Status(t).Peers[0]
 	t.Run("ssh", func(t *testing.T) {
-		sshWorks(t, a, key, bob.ID+".node.internal", "bob.node.internal", bob.IPv6, bob.IPv4)
-		alice := b.status(t).Peers[0]
+		a.SSHWorks(t, key, bob.ID+".node.internal", "bob.node.internal", bob.IPv6, bob.IPv4)
+		alice := b.Status(t).Peers[0]
 		for _, addr := range []string{alice.IPv6, alice.IPv4} {
-			if !strings.Contains(server.output(), "from "+addr+" ") {
-				t.Errorf("sshd does not name the caller's overlay address %s:\n%s", addr, server.output())
+			if !strings.Contains(server.Output(), "from "+addr+" ") {
+				t.Errorf("sshd does not name the caller's overlay address %s:\n%s", addr, server.Output())
 			}
 		}
 	})
@@ -31,10 +33,10 @@ func TestNetnsDirect(t *testing.T) {
 // while an ssh session and an iperf3 go on.
 func TestNetnsRelay(t *testing.T) {
 	r := startRelay(t)
-	a, b := newHost(t, "a"), newHost(t, "b")
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")
 	r.plug(t, b, "10.0.0.2/24")
-	befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820", "--allow", "all")
+	hosttest.Befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820", "--allow", "all")
 	const block = `table inet block {
   chain out {
     type filter hook output priority 0
@@ -42,48 +44,48 @@ func TestNetnsRelay(t *testing.T) {
   }
 }
 `
-	a.ns.Nft(t, block)
-	b.ns.Nft(t, block)
-	a.start(t, "--relay", r.url)
-	b.start(t, "--relay", r.url)
-	_, key := b.sshd(t)
-	a.awaitPath(t, 10*time.Second, "relay")
+	a.NS.Nft(t, block)
+	b.NS.Nft(t, block)
+	a.Start(t, "--relay", r.url)
+	b.Start(t, "--relay", r.url)
+	_, key := b.Sshd(t)
+	a.AwaitPath(t, 10*time.Second, "relay")
 
-	bob := a.status(t).Peers[0]
-	sshWorks(t, a, key, bob.ID+".node.internal", bob.IPv4)
+	bob := a.Status(t).Peers[0]
+	a.SSHWorks(t, key, bob.ID+".node.internal", bob.IPv4)
 	traffic(t, a, b)
 
-	shell := sshSession(t, a, key, bob.IPv6)
-	iperfServer(t, b, "5299")
-	load := a.spawn(t, "iperf3", "-c", bob.IPv6, "-p", "5299", "-t", "15", "-b", "50M", "--connect-timeout", "5000")
+	shell := a.SSHSession(t, key, bob.IPv6)
+	b.IperfServer(t, "5299")
+	load := a.Spawn(t, "iperf3", "-c", bob.IPv6, "-p", "5299", "-t", "15", "-b", "50M", "--connect-timeout", "5000")
 
-	a.ns.Run(t, "nft", "delete", "table", "inet", "block")
-	b.ns.Run(t, "nft", "delete", "table", "inet", "block")
-	a.awaitPath(t, 10*time.Second, "direct")
-	b.awaitPath(t, 10*time.Second, "direct")
-	shell.stillRuns(t, time.Second)
+	a.NS.Run(t, "nft", "delete", "table", "inet", "block")
+	b.NS.Run(t, "nft", "delete", "table", "inet", "block")
+	a.AwaitPath(t, 10*time.Second, "direct")
+	b.AwaitPath(t, 10*time.Second, "direct")
+	shell.StillRuns(t, time.Second)
 
-	a.ns.Nft(t, block)
-	b.ns.Nft(t, block)
-	a.awaitPath(t, 10*time.Second, "relay")
-	if code := load.wait(t, 30*time.Second); code != 0 {
-		t.Errorf("iperf3 ended with %d:\n%s", code, load.output())
+	a.NS.Nft(t, block)
+	b.NS.Nft(t, block)
+	a.AwaitPath(t, 10*time.Second, "relay")
+	if code := load.Wait(t, 30*time.Second); code != 0 {
+		t.Errorf("iperf3 ended with %d:\n%s", code, load.Output())
 	}
-	shell.stillRuns(t, 4*time.Second)
+	shell.StillRuns(t, 4*time.Second)
 }
 
 // Nothing is known but each other's NodeID and one relay: the first packet goes
 // through it, and the two find each other's addresses.
 func TestNetnsRelayAlone(t *testing.T) {
 	r := startRelay(t)
-	a, b := newHost(t, "a"), newHost(t, "b")
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")
 	r.plug(t, b, "10.0.0.2/24")
-	befriend(t, a, "", b, "")
-	a.start(t, "--relay", r.url)
-	b.start(t, "--relay", r.url)
-	_, key := b.sshd(t)
-	sshWorks(t, a, key, "bob.node.internal")
-	a.awaitPath(t, 10*time.Second, "direct")
-	b.awaitPath(t, 10*time.Second, "direct")
+	hosttest.Befriend(t, a, "", b, "")
+	a.Start(t, "--relay", r.url)
+	b.Start(t, "--relay", r.url)
+	_, key := b.Sshd(t)
+	a.SSHWorks(t, key, "bob.node.internal")
+	a.AwaitPath(t, 10*time.Second, "direct")
+	b.AwaitPath(t, 10*time.Second, "direct")
 }

@@ -11,38 +11,39 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/internal/hosttest"
 	"github.com/nodetun/nodetun/internal/nstest"
 )
 
 // S6: a node that is in nobody's list gets silence, and its user is told what
 // that may mean and what the other side must run.
 func TestNetnsStranger(t *testing.T) {
-	a, b := newHost(t, "a"), newHost(t, "b")
-	nstest.Veth(t, a.ns, "10.0.0.1/24", b.ns, "10.0.0.2/24")
-	a.nodetun(t, "peer", "add", b.id(t), "--name", "bob", "--addr", "10.0.0.2:41820")
-	b.start(t, "--relay", "none")
-	b.ns.Nft(t, `table inet count {
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
+	a.Nodetun(t, "peer", "add", b.ID(t), "--name", "bob", "--addr", "10.0.0.2:41820")
+	b.Start(t, "--relay", "none")
+	b.NS.Nft(t, `table inet count {
   chain out {
     type filter hook output priority 0
     udp sport 41820 ip daddr 10.0.0.1 counter
   }
 }
 `)
-	a.start(t, "--relay", "none")
-	eventually(t, 12*time.Second, "status explains the silence", func() error {
-		s := a.status(t)
+	a.Start(t, "--relay", "none")
+	hosttest.Eventually(t, 12*time.Second, "status explains the silence", func() error {
+		s := a.Status(t)
 		if !strings.Contains(s.Peers[0].LastError, "no answer: offline, or it has not added you") {
 			return fmt.Errorf("last error: %q", s.Peers[0].LastError)
 		}
 		return nil
 	})
-	if out := a.nodetun(t, "status"); !strings.Contains(out, "nodetun peer add "+a.id(t)) {
+	if out := a.Nodetun(t, "status"); !strings.Contains(out, "nodetun peer add "+a.ID(t)) {
 		t.Errorf("status does not say what the other side must run:\n%s", out)
 	}
-	if out := b.ns.Run(t, "nft", "list", "table", "inet", "count"); !strings.Contains(out, "counter packets 0 ") {
+	if out := b.NS.Run(t, "nft", "list", "table", "inet", "count"); !strings.Contains(out, "counter packets 0 ") {
 		t.Errorf("b answered a stranger:\n%s", out)
 	}
-	if s := a.status(t); s.Peers[0].State == "connected" {
+	if s := a.Status(t); s.Peers[0].State == "connected" {
 		t.Errorf("connected: %+v", s.Peers[0])
 	}
 }
@@ -50,21 +51,20 @@ func TestNetnsStranger(t *testing.T) {
 // A known peer whose rules were taken away is told so, at once.
 func TestNetnsDenied(t *testing.T) {
 	a, b := pair(t, "--relay", "none")
-	a.awaitPath(t, 5*time.Second, "direct")
-	_, key := b.sshd(t)
-	shell := sshSession(t, a, key, "bob.node.internal")
-	b.nodetun(t, "deny", "alice")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	_, key := b.Sshd(t)
+	shell := a.SSHSession(t, key, "bob.node.internal")
+	b.Nodetun(t, "deny", "alice")
 	select {
-	case <-shell.ended:
-		shell.ended <- nil
+	case <-shell.Ended:
 	case <-time.After(5 * time.Second):
 		t.Error("the ssh session goes on")
 	}
-	if out, err := a.ns.Try("ping", "-c1", "-W2", "bob.node.internal"); err == nil {
+	if out, err := a.NS.Try("ping", "-c1", "-W2", "bob.node.internal"); err == nil {
 		t.Errorf("ping still passes:\n%s", out)
 	}
-	eventually(t, 5*time.Second, "status says refused", func() error {
-		if p := a.status(t).Peers[0]; p.State != "refused" || !strings.Contains(p.LastError, "denied") {
+	hosttest.Eventually(t, 5*time.Second, "status says refused", func() error {
+		if p := a.Status(t).Peers[0]; p.State != "refused" || !strings.Contains(p.LastError, "denied") {
 			return fmt.Errorf("%+v", p)
 		}
 		return nil
@@ -73,14 +73,14 @@ func TestNetnsDenied(t *testing.T) {
 
 // Another node answers at the address: never connected, and said so.
 func TestNetnsWrongNodeID(t *testing.T) {
-	a, b, other := newHost(t, "a"), newHost(t, "b"), newHost(t, "other")
-	nstest.Veth(t, a.ns, "10.0.0.1/24", b.ns, "10.0.0.2/24")
-	a.nodetun(t, "peer", "add", other.id(t), "--name", "bob", "--addr", "10.0.0.2:41820")
-	b.nodetun(t, "peer", "add", a.id(t), "--name", "alice", "--allow", "all")
-	b.start(t, "--relay", "none")
-	a.start(t, "--relay", "none")
-	eventually(t, 10*time.Second, "status names the address", func() error {
-		p := a.status(t).Peers[0]
+	a, b, other := hosttest.New(t, "a"), hosttest.New(t, "b"), hosttest.New(t, "other")
+	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
+	a.Nodetun(t, "peer", "add", other.ID(t), "--name", "bob", "--addr", "10.0.0.2:41820")
+	b.Nodetun(t, "peer", "add", a.ID(t), "--name", "alice", "--allow", "all")
+	b.Start(t, "--relay", "none")
+	a.Start(t, "--relay", "none")
+	hosttest.Eventually(t, 10*time.Second, "status names the address", func() error {
+		p := a.Status(t).Peers[0]
 		if p.State == "connected" {
 			t.Fatalf("connected to another node: %+v", p)
 		}
@@ -93,46 +93,46 @@ func TestNetnsWrongNodeID(t *testing.T) {
 
 // Without any network `up` is ready at once and says what is missing.
 func TestNetnsNoNetwork(t *testing.T) {
-	a := newHost(t, "a")
+	a := hosttest.New(t, "a")
 	began := time.Now()
-	a.start(t)
+	a.Start(t)
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("ready after %v, want at most 2 s", took)
 	}
-	s := a.status(t)
+	s := a.Status(t)
 	if len(s.Health) == 0 {
 		t.Error("status does not say what is missing")
 	}
 	for _, line := range s.Health {
 		t.Logf("%s: %s (%s)", line.Level, line.Text, line.Fix)
 	}
-	a.stop(t)
+	a.Stop(t)
 }
 
 // The default rules let ssh and ping in and nothing else (S15).
 func TestNetnsDefaultRules(t *testing.T) {
-	a, b := newHost(t, "a"), newHost(t, "b")
-	nstest.Veth(t, a.ns, "10.0.0.1/24", b.ns, "10.0.0.2/24")
-	befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820")
-	a.start(t, "--relay", "none")
-	b.start(t, "--relay", "none")
-	_, key := b.sshd(t)
-	iperfServer(t, b, "5201")
-	a.awaitPath(t, 5*time.Second, "direct")
-	bob := a.status(t).Peers[0]
-	sshWorks(t, a, key, "bob.node.internal")
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
+	hosttest.Befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820")
+	a.Start(t, "--relay", "none")
+	b.Start(t, "--relay", "none")
+	_, key := b.Sshd(t)
+	b.IperfServer(t, "5201")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	bob := a.Status(t).Peers[0]
+	a.SSHWorks(t, key, "bob.node.internal")
 	pings(t, a, bob.IPv6, bob.IPv4)
 	began := time.Now()
-	out, err := a.ns.Try("iperf3", "-c", bob.IPv6, "-t", "1", "--connect-timeout", "5000")
+	out, err := a.NS.Try("iperf3", "-c", bob.IPv6, "-t", "1", "--connect-timeout", "5000")
 	if err == nil {
 		t.Errorf("iperf3 passed:\n%s", out)
 	}
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("the refusal took %v", took)
 	}
-	eventually(t, 2*time.Second, "the log names the command that would allow it", func() error {
-		if want := "nodetun allow " + a.id(t) + " tcp/5201"; !strings.Contains(b.up.output(), want) {
-			return errors.New(b.up.output())
+	hosttest.Eventually(t, 2*time.Second, "the log names the command that would allow it", func() error {
+		if want := "nodetun allow " + a.ID(t) + " tcp/5201"; !strings.Contains(b.Up.Output(), want) {
+			return errors.New(b.Up.Output())
 		}
 		return nil
 	})
@@ -140,9 +140,9 @@ func TestNetnsDefaultRules(t *testing.T) {
 
 // Each start that cannot work says why in one line and leaves files alone.
 func TestNetnsBrokenStarts(t *testing.T) {
-	a := newHost(t, "a")
-	a.id(t)
-	state := filepath.Join(a.dir, "state")
+	a := hosttest.New(t, "a")
+	a.ID(t)
+	state := filepath.Join(a.Dir, "state")
 	keyFile, peersFile := filepath.Join(state, "secret.key"), filepath.Join(state, "peers.toml")
 	key, err := os.ReadFile(keyFile)
 	if err != nil {
@@ -158,9 +158,9 @@ func TestNetnsBrokenStarts(t *testing.T) {
 		{"key that others can read", func(t *testing.T) { replace(t, keyFile, key, 0o644) }, "secret.key"},
 		{"broken peers", func(t *testing.T) { replace(t, peersFile, []byte("[[peer]\nid = 1\n"), 0o600) }, "peers.toml"},
 		{"port in use", func(t *testing.T) {
-			a.spawn(t, "nc", "-u", "-l", "0.0.0.0", "41820")
-			eventually(t, 5*time.Second, "nc listens", func() error {
-				if a.ns.Run(t, "ss", "-Hlun", "sport", "=", ":41820") == "" {
+			a.Spawn(t, "nc", "-u", "-l", "0.0.0.0", "41820")
+			hosttest.Eventually(t, 5*time.Second, "nc listens", func() error {
+				if a.NS.Run(t, "ss", "-Hlun", "sport", "=", ":41820") == "" {
 					return errors.New("not yet")
 				}
 				return nil
@@ -171,7 +171,7 @@ func TestNetnsBrokenStarts(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.setup(t)
 			before := contents(t, state)
-			out, code := a.try(t, "up", "--relay", "none", "--dns", "none")
+			out, code := a.Try(t, "up", "--relay", "none", "--dns", "none")
 			if code != 1 || strings.Count(strings.TrimSpace(out), "\n") != 0 || !strings.Contains(out, tc.want) {
 				t.Errorf("exit code %d, want 1 and one line with %q:\n%s", code, tc.want, out)
 			}
@@ -188,19 +188,19 @@ func TestNetnsBrokenStarts(t *testing.T) {
 // Without a TUN device, and without root, `up` says so and stops.
 func TestNetnsCannotStart(t *testing.T) {
 	nstest.Require(t, "setpriv")
-	a := newHost(t, "a")
-	a.id(t)
-	up := strings.Join(append([]string{binary, "up", "--relay", "none", "--dns", "none"}, a.flags...), " ")
+	a := hosttest.New(t, "a")
+	a.ID(t)
+	up := strings.Join(append([]string{hosttest.Program(), "up", "--relay", "none", "--dns", "none"}, a.Flags...), " ")
 	before := hostState(t, a)
 	for _, tc := range []struct{ name, command, want string }{
 		// `ip netns exec` gives each command mounts of its own.
 		{"no TUN", "mount -t tmpfs none /dev/net && exec " + up, "/dev/net/tun"},
-		{"no root", "exec setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set -all " + binary + " up", "needs root or CAP_NET_ADMIN (try: sudo nodetun up)"},
+		{"no root", "exec setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set -all " + hosttest.Program() + " up", "needs root or CAP_NET_ADMIN (try: sudo nodetun up)"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := a.spawn(t, "sh", "-c", tc.command)
-			code := p.wait(t, 10*time.Second)
-			out := strings.TrimSpace(p.output())
+			p := a.Spawn(t, "sh", "-c", tc.command)
+			code := p.Wait(t, 10*time.Second)
+			out := strings.TrimSpace(p.Output())
 			if code != 1 || strings.Contains(out, "\n") || !strings.Contains(out, tc.want) {
 				t.Errorf("exit code %d, want 1 and one line with %q:\n%s", code, tc.want, out)
 			}
@@ -250,11 +250,11 @@ func contents(t *testing.T, dir string) map[string]string {
 
 // A second daemon on one socket is refused; the first goes on.
 func TestNetnsSecondDaemon(t *testing.T) {
-	a := newHost(t, "a")
-	a.start(t, "--relay", "none")
-	out, code := a.try(t, "up", "--relay", "none", "--port", "0", "--tun", "nodetun9")
+	a := hosttest.New(t, "a")
+	a.Start(t, "--relay", "none")
+	out, code := a.Try(t, "up", "--relay", "none", "--port", "0", "--tun", "nodetun9")
 	if code != 1 || !strings.Contains(out, "already running") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
-	a.status(t)
+	a.Status(t)
 }

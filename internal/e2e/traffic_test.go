@@ -6,12 +6,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -19,13 +17,14 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/nodetun/nodetun/internal/hosttest"
 	"github.com/nodetun/nodetun/internal/nstest"
 )
 
 // traffic is what users do over a tunnel. It runs over every kind of path.
-func traffic(t *testing.T, a, b *host) {
-	bob := a.status(t).Peers[0]
-	self := b.status(t).Self
+func traffic(t *testing.T, a, b *hosttest.Host) {
+	bob := a.Status(t).Peers[0]
+	self := b.Status(t).Self
 	t.Run("ping", func(t *testing.T) { pings(t, a, bob.IPv6, bob.IPv4) })
 	t.Run("traceroute", func(t *testing.T) { traceroute(t, a, bob.IPv6) })
 	t.Run("dig", func(t *testing.T) { digServer(t, a, b, self.IPv6, bob.IPv6) })
@@ -35,11 +34,11 @@ func traffic(t *testing.T, a, b *host) {
 	t.Run("200 flows", func(t *testing.T) { manyFlows(t, a, b, bob.IPv6, 200, 1<<20) })
 }
 
-func pings(t *testing.T, a *host, addresses ...string) {
+func pings(t *testing.T, a *hosttest.Host, addresses ...string) {
 	nstest.Require(t, "ping")
 	for _, addr := range addresses {
 		for _, size := range []string{"56", "1400", "8000"} {
-			out := a.ns.Run(t, "ping", "-c3", "-i0.2", "-W2", "-s", size, addr)
+			out := a.NS.Run(t, "ping", "-c3", "-i0.2", "-W2", "-s", size, addr)
 			if !strings.Contains(out, " 0% packet loss") {
 				t.Errorf("ping -s %s %s lost packets:\n%s", size, addr, out)
 			}
@@ -47,9 +46,9 @@ func pings(t *testing.T, a *host, addresses ...string) {
 	}
 }
 
-func traceroute(t *testing.T, a *host, addr string) {
+func traceroute(t *testing.T, a *hosttest.Host, addr string) {
 	nstest.Require(t, "traceroute")
-	out := a.ns.Run(t, "traceroute", "-n", "-6", "-m", "5", "-w", "2", addr)
+	out := a.NS.Run(t, "traceroute", "-n", "-6", "-m", "5", "-w", "2", addr)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[1], addr) {
 		t.Errorf("want one hop, the peer itself:\n%s", out)
@@ -57,7 +56,7 @@ func traceroute(t *testing.T, a *host, addr string) {
 }
 
 // digServer asks a DNS server on b with an answer that needs large packets.
-func digServer(t *testing.T, a, b *host, listen, addr string) {
+func digServer(t *testing.T, a, b *hosttest.Host, listen, addr string) {
 	nstest.Require(t, "dig")
 	answer := strings.Repeat("nodetun ", 30) // four of these in 1 000 bytes
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
@@ -68,7 +67,7 @@ func digServer(t *testing.T, a, b *host, listen, addr string) {
 		w.WriteMsg(m)
 	})
 	var conn net.PacketConn
-	b.ns.Do(t, func() {
+	b.NS.Do(t, func() {
 		var err error
 		if conn, err = net.ListenPacket("udp", net.JoinHostPort(listen, "5353")); err != nil {
 			t.Fatal(err)
@@ -81,33 +80,20 @@ func digServer(t *testing.T, a, b *host, listen, addr string) {
 		server.Shutdown()
 		<-served
 	}()
-	out := a.ns.Run(t, "dig", "+short", "+notcp", "+bufsize=4096", "+tries=3", "+time=2", "-p", "5353", "@"+addr, "test.example", "TXT")
+	out := a.NS.Run(t, "dig", "+short", "+notcp", "+bufsize=4096", "+tries=3", "+time=2", "-p", "5353", "@"+addr, "test.example", "TXT")
 	if got := strings.Count(out, answer); got != 4 {
 		t.Errorf("answer: %q", out)
 	}
 }
 
-// iperfServer starts an iperf3 server and waits until it listens.
-func iperfServer(t *testing.T, h *host, port string) {
-	t.Helper()
-	nstest.Require(t, "iperf3")
-	h.spawn(t, "iperf3", "-s", "-p", port)
-	eventually(t, 5*time.Second, "iperf3 listens", func() error {
-		if out := h.ns.Run(t, "ss", "-Hltn", "sport", "=", ":"+port); out == "" {
-			return errors.New("no listener")
-		}
-		return nil
-	})
-}
-
 // iperf runs a second of TCP and UDP in both directions.
-func iperf(t *testing.T, a, b *host, addr string) {
-	iperfServer(t, b, "5201")
+func iperf(t *testing.T, a, b *hosttest.Host, addr string) {
+	b.IperfServer(t, "5201")
 	for _, args := range [][]string{
 		{}, {"-R"}, {"-u", "-b", "20M", "-l", "1200"}, {"-u", "-b", "20M", "-l", "1200", "-R"},
 	} {
 		argv := append([]string{"iperf3", "-c", addr, "-t", "1", "--connect-timeout", "5000"}, args...)
-		out := a.ns.Run(t, argv...)
+		out := a.NS.Run(t, argv...)
 		for line := range strings.Lines(out) {
 			if strings.Contains(line, "receiver") {
 				t.Logf("%v: %s", args, strings.TrimSpace(line))
@@ -120,10 +106,10 @@ func iperf(t *testing.T, a, b *host, addr string) {
 }
 
 // closedPort wants a refusal from the far kernel, not a time-out.
-func closedPort(t *testing.T, a *host, addr string) {
+func closedPort(t *testing.T, a *hosttest.Host, addr string) {
 	nstest.Require(t, "nc")
 	began := time.Now()
-	out, err := a.ns.Try("nc", "-v", "-w", "5", addr, "9")
+	out, err := a.NS.Try("nc", "-v", "-w", "5", addr, "9")
 	if err == nil || !strings.Contains(out, "refused") {
 		t.Errorf("nc to a closed port: %v\n%s", err, out)
 	}
@@ -133,7 +119,7 @@ func closedPort(t *testing.T, a *host, addr string) {
 }
 
 // halfClose sends data and FIN, and wants the answer that comes after it.
-func halfClose(t *testing.T, a, b *host, addr string) {
+func halfClose(t *testing.T, a, b *hosttest.Host, addr string) {
 	nstest.Require(t, "nc")
 	listener := listenIn(t, b, ":7777")
 	served := make(chan error, 1)
@@ -152,7 +138,7 @@ func halfClose(t *testing.T, a, b *host, addr string) {
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	cmd := a.ns.Cmd(ctx, "nc", "-N", addr, "7777")
+	cmd := a.NS.Cmd(ctx, "nc", "-N", addr, "7777")
 	cmd.Stdin = bytes.NewReader(make([]byte, 3<<20))
 	out, err := cmd.Output()
 	if err != nil || string(out) != fmt.Sprintf("got %d bytes", 3<<20) {
@@ -164,10 +150,10 @@ func halfClose(t *testing.T, a, b *host, addr string) {
 }
 
 // listenIn opens a TCP listener inside the host's namespace.
-func listenIn(t *testing.T, h *host, addr string) net.Listener {
+func listenIn(t *testing.T, h *hosttest.Host, addr string) net.Listener {
 	t.Helper()
 	var listener net.Listener
-	h.ns.Do(t, func() {
+	h.NS.Do(t, func() {
 		var err error
 		if listener, err = net.Listen("tcp", addr); err != nil {
 			t.Fatal(err)
@@ -179,7 +165,7 @@ func listenIn(t *testing.T, h *host, addr string) net.Listener {
 
 // manyFlows opens n connections at once, each with size random bytes up, whose
 // checksum comes back.
-func manyFlows(t *testing.T, a, b *host, addr string, n, size int) {
+func manyFlows(t *testing.T, a, b *hosttest.Host, addr string, n, size int) {
 	listener := listenIn(t, b, ":7778")
 	go func() {
 		for {
@@ -197,7 +183,7 @@ func manyFlows(t *testing.T, a, b *host, addr string, n, size int) {
 		}
 	}()
 	conns, began := make([]*net.TCPConn, n), time.Now()
-	a.ns.Do(t, func() {
+	a.NS.Do(t, func() {
 		// Sockets made on this thread belong to the namespace; connect happens
 		// here too, so dial one after the other.
 		for i := range conns {
@@ -242,87 +228,4 @@ func sendChecked(conn *net.TCPConn, seed uint64, size int) error {
 		return fmt.Errorf("checksum %x, want %x", got, want)
 	}
 	return nil
-}
-
-// sshWorks runs a command over ssh to each target.
-func sshWorks(t *testing.T, a *host, key string, targets ...string) {
-	t.Helper()
-	for _, target := range targets {
-		began := time.Now()
-		out, err := a.ns.Try(sshArgs(key, target, "echo", "hello from ssh")...)
-		if err != nil || strings.TrimSpace(out) != "hello from ssh" {
-			t.Errorf("ssh %s: %v\n%s", target, err, out)
-		}
-		t.Logf("ssh %s: %v", target, time.Since(began).Round(time.Millisecond))
-	}
-}
-
-// session is an ssh session that prints a line every 100 ms.
-type session struct {
-	cmd   *exec.Cmd
-	mu    sync.Mutex
-	last  time.Time
-	gap   time.Duration
-	lines int
-	ended chan error
-}
-
-// Write notes the arrival of output.
-func (s *session) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if !s.last.IsZero() {
-		s.gap = max(s.gap, now.Sub(s.last))
-	}
-	s.last = now
-	s.lines += bytes.Count(p, []byte("\n"))
-	return len(p), nil
-}
-
-// state returns the number of lines so far and the longest gap between two.
-func (s *session) state() (lines int, gap time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lines, max(s.gap, time.Since(s.last))
-}
-
-// sshSession starts an ssh session that goes on until the test ends.
-func sshSession(t *testing.T, a *host, key, target string) *session {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &session{ended: make(chan error, 1)}
-	s.cmd = a.ns.Cmd(ctx, sshArgs(key, target, "while sleep 0.1; do echo tick; done")...)
-	s.cmd.Stdout = s
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { s.ended <- s.cmd.Wait() }()
-	t.Cleanup(func() {
-		cancel()
-		<-s.ended
-	})
-	eventually(t, 10*time.Second, "the ssh session prints", func() error {
-		if lines, _ := s.state(); lines < 3 {
-			return fmt.Errorf("%d lines", lines)
-		}
-		return nil
-	})
-	return s
-}
-
-// stillRuns fails the test if the session ended or had a gap above limit.
-func (s *session) stillRuns(t *testing.T, limit time.Duration) {
-	t.Helper()
-	select {
-	case err := <-s.ended:
-		s.ended <- err
-		t.Fatalf("the ssh session ended: %v", err)
-	default:
-	}
-	lines, gap := s.state()
-	t.Logf("ssh session: %d lines, longest gap %v", lines, gap.Round(10*time.Millisecond))
-	if gap > limit {
-		t.Errorf("the ssh session had a gap of %v, want at most %v", gap, limit)
-	}
 }
