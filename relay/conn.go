@@ -30,6 +30,10 @@ func NewConn(c net.Conn, stall time.Duration) *Conn {
 // is on its way. More would only delay the frames that are to go first.
 const unsentLimit = 256 << 10
 
+// GiveUpAfter ends the connection when what was sent is not acknowledged for so
+// long (TCP_USER_TIMEOUT, where there is such a thing).
+func (c *Conn) GiveUpAfter(d time.Duration) { setUserTimeout(c.Conn, d) }
+
 // Write writes all of b.
 func (c *Conn) Write(b []byte) (int, error) {
 	if c.Stall <= 0 {

@@ -2,7 +2,13 @@
 
 package relay
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // limitUnsent does nothing: the kernel keeps its own limit.
 func limitUnsent(net.Conn) {}
+
+// setUserTimeout does nothing: pings find out.
+func setUserTimeout(net.Conn, time.Duration) {}

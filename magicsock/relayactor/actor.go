@@ -34,6 +34,10 @@ type Config struct {
 	// Changed is called when the home or the state of a link has changed; it
 	// may be nil.
 	Changed func()
+	// LinkChanged is called with false when a link broke or could not be made, and
+	// with true when it came up, or was given up because nobody uses it. It may be
+	// nil.
+	LinkChanged func(url identity.RelayURL, up bool)
 	// Control is called on each socket before it connects; it may be nil.
 	Control func(network, address string, c syscall.RawConn) error
 	// Configured are the relays that are trusted with any address and with
@@ -98,6 +102,9 @@ type Actor struct {
 	links   map[identity.RelayURL]*link
 	pending []*link // made, but not started yet
 	home    identity.RelayURL
+	prefs   []identity.RelayURL // what may be home, the best first
+	kept    []identity.RelayURL // those of prefs that are to stay connected
+	wakeAt  time.Time           // when to reconsider the home; zero: when something happens
 	foreign foreignLimit
 	closed  bool
 }
@@ -139,12 +146,17 @@ func (a *Actor) Run(ctx context.Context) error {
 		return errors.New("relayactor: no key or nowhere to deliver to")
 	}
 	var wg sync.WaitGroup
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for ctx.Err() == nil {
 		for _, l := range a.takePending() {
 			wg.Go(func() { l.run(ctx) })
 		}
+		again.Reset(a.lookAgain())
 		select {
 		case <-a.start:
+		case <-again.C:
+			a.reconsider()
 		case <-ctx.Done():
 		}
 	}
@@ -168,38 +180,6 @@ func (a *Actor) close() {
 	a.pending = nil
 }
 
-// SetHome makes the relay at url the home: it is dialled and kept connected
-// for ever. The former home stays until it is idle. Zero means none.
-func (a *Actor) SetHome(url identity.RelayURL) {
-	a.mu.Lock()
-	old := a.home
-	if old == url || a.closed {
-		a.mu.Unlock()
-		return
-	}
-	a.home = url
-	former := a.links[old]
-	now := a.links[url]
-	if now == nil && !url.IsZero() {
-		now = a.addLocked(url, false)
-	}
-	a.mu.Unlock()
-	for _, l := range []*link{former, now} {
-		if l != nil {
-			l.touch()
-			l.homeChanged()
-		}
-	}
-	a.changed()
-}
-
-// Home returns the home relay, zero if there is none.
-func (a *Actor) Home() identity.RelayURL {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	return a.home
-}
-
 // Send queues datagrams for dst, which is found at the relay url. pkts holds
 // them one behind the other, each seg bytes long, the last one shorter; they
 // are copied. It never blocks. False means that some were dropped: the queue
@@ -219,7 +199,10 @@ func (a *Actor) send(url identity.RelayURL, dst identity.NodeID, pkts []byte, se
 	a.mu.RLock()
 	l := a.links[url]
 	if l == nil || !l.connected.Load() {
-		if r := a.reverseLocked(dst); r != nil {
+		if r := a.otherLocked(l, dst); r != nil {
+			if l != nil {
+				l.touch() // it goes on being tried
+			}
 			l = r
 		}
 	}
@@ -233,12 +216,23 @@ func (a *Actor) send(url identity.RelayURL, dst identity.NodeID, pkts []byte, se
 	return a.sendNew(url, dst, pkts, seg)
 }
 
-// reverseLocked returns a connected link through which dst was heard.
-func (a *Actor) reverseLocked(dst identity.NodeID) *link {
+// otherLocked returns a connected link through which dst may be reached while the
+// one to its own relay, nil for none yet, is not: one where it was heard, else,
+// when that relay failed, our home, which it may share.
+func (a *Actor) otherLocked(own *link, dst identity.NodeID) *link {
 	for _, l := range a.links {
 		if l.connected.Load() && l.heard.has(dst) {
 			return l
 		}
+	}
+	if own == nil {
+		return nil
+	}
+	if state, _ := own.stateSince(); state != StateFailed {
+		return nil
+	}
+	if home := a.links[a.home]; home != nil && home.connected.Load() {
+		return home
 	}
 	return nil
 }
@@ -277,10 +271,7 @@ func (a *Actor) addLocked(url identity.RelayURL, foreign bool) *link {
 	l := newLink(a, url, foreign)
 	a.links[url] = l
 	a.pending = append(a.pending, l)
-	select {
-	case a.start <- struct{}{}:
-	default:
-	}
+	a.rouse()
 	return l
 }
 
@@ -289,7 +280,7 @@ func (a *Actor) addLocked(url identity.RelayURL, foreign bool) *link {
 func (a *Actor) retire(l *link) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.home == l.url || l.idle() < idleClose {
+	if a.keepsLocked(l) || l.idle() < idleClose {
 		return false
 	}
 	delete(a.links, l.url)
@@ -299,10 +290,11 @@ func (a *Actor) retire(l *link) bool {
 
 // NetworkChanged tells that addresses or routes of this host have changed.
 // Connections whose local address is gone are replaced, the others pinged, and
-// who waits for the next try tries now.
-func (a *Actor) NetworkChanged() {
+// who waits for the next try tries now. slept says that the host was asleep:
+// then all are replaced, as a dead one would take seconds to show.
+func (a *Actor) NetworkChanged(slept bool) {
 	for _, l := range a.all() {
-		l.networkChanged()
+		l.networkChanged(slept)
 	}
 }
 

@@ -105,7 +105,7 @@ func TestHomeIsRetriedForEver(t *testing.T) {
 		}
 		// A changed network is a reason to try now.
 		world.addRelay("home.example.:3340", relayserver.Access{})
-		n.NetworkChanged()
+		n.NetworkChanged(false)
 		synctest.Wait()
 		if more := len(world.dials()) - len(dials); more != 1 {
 			t.Errorf("%d dials after the network changed", more)
@@ -261,7 +261,7 @@ func TestNotAdmitted(t *testing.T) {
 	n.expectNothing()
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	if n.reverseLocked(stranger.id) != nil || n.reverseLocked(friend.id) == nil {
+	if l := n.links[r.URL]; l.heard.has(stranger.id) || !l.heard.has(friend.id) {
 		t.Error("the wrong node is remembered")
 	}
 }
@@ -338,7 +338,7 @@ func TestBeforeAndAfterRun(t *testing.T) {
 	if !a.Send(r.URL, identity.NodeID{1}, []byte("early"), 1200) {
 		t.Error("not taken before Run")
 	}
-	a.NetworkChanged()
+	a.NetworkChanged(false)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- a.Run(ctx) }()
@@ -356,7 +356,7 @@ func TestBeforeAndAfterRun(t *testing.T) {
 		t.Error("taken after Run")
 	}
 	a.SetHome(mustURL(t, "https://new.example"))
-	a.NetworkChanged()
+	a.NetworkChanged(false)
 	if err := New(Config{}).Run(t.Context()); err == nil {
 		t.Error("runs without key")
 	}

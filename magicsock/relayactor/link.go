@@ -52,7 +52,7 @@ type link struct {
 }
 
 // events are what a link is to look at when it wakes.
-type events struct{ network bool }
+type events struct{ network, slept bool }
 
 func newLink(a *Actor, url identity.RelayURL, foreign bool) *link {
 	return &link{
@@ -93,6 +93,9 @@ func (l *link) run(ctx context.Context) {
 		if l.actor.retire(l) {
 			break
 		}
+	}
+	if l.actor.cfg.LinkChanged != nil && ctx.Err() == nil {
+		l.actor.cfg.LinkChanged(l.url, true)
 	}
 	l.actor.changed()
 }
@@ -154,15 +157,15 @@ func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Cli
 		case <-l.wake:
 		case <-timer.C:
 		}
-		if l.takeEvents().network {
-			if !stillOurs(client.LocalAddr()) {
+		if e := l.takeEvents(); e.network {
+			if e.slept || !stillOurs(client.LocalAddr()) {
 				cancel()
 				return
 			}
 			client.Ping()
 		}
 		idle := l.idle()
-		if idle >= idleClose && !l.actor.isHome(l) {
+		if idle >= idleClose && !l.actor.keeps(l) {
 			cancel()
 			return
 		}
@@ -227,9 +230,20 @@ func (l *link) set(state State, err error, client *relayclient.Client) {
 	}
 	l.connected.Store(state == StateConnected)
 	l.mu.Unlock()
+	if l.actor.cfg.LinkChanged != nil && (changed || state == StateFailed) {
+		l.actor.cfg.LinkChanged(l.url, state == StateConnected)
+	}
+	l.actor.reconsider()
 	if changed {
 		l.actor.changed()
 	}
+}
+
+// stateSince returns the state and when it began.
+func (l *link) stateSince() (State, time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state, l.since
 }
 
 func (l *link) status() Status {
@@ -253,9 +267,10 @@ func (l *link) homeChanged() {
 	l.rouse()
 }
 
-func (l *link) networkChanged() {
+func (l *link) networkChanged(slept bool) {
 	l.mu.Lock()
 	l.events.network = true
+	l.events.slept = l.events.slept || slept
 	l.mu.Unlock()
 	l.rouse()
 }

@@ -91,7 +91,7 @@ func (c *Client) NotePreferred(home bool) {
 	c.queue.PushControl(relay.AppendNotePreferred(nil, home))
 }
 
-// Ping asks the relay for a sign of life now; without one Run ends in 5 s.
+// Ping asks the relay for a sign of life now; without one Run ends in 4 s.
 func (c *Client) Ping() {
 	select {
 	case c.poke <- struct{}{}:
@@ -144,25 +144,49 @@ func (c *Client) closeLate(ctx context.Context, finished <-chan struct{}) {
 	}
 }
 
-// writeLoop writes the queue and keeps the connection alive.
+// unheard is how long nothing may come after payload has left before the relay is
+// asked for a sign of life; control is the size of the largest frame that is no
+// payload.
+const (
+	unheard = 750 * time.Millisecond
+	control = 64
+)
+
+// writeLoop writes the queue and keeps the connection alive. While payload leaves
+// a relay that has died shows within 5 s, else by a ping.
 func (c *Client) writeLoop(ctx context.Context, readError <-chan error) error {
 	var live relay.Liveness
-	var sent time.Time
+	var sent, payload time.Time // payload: the first since something came
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		action, next := live.Next(time.Now(), c.lastReceived(), sent)
+		now, received := time.Now(), c.lastReceived()
+		switch {
+		case payload.IsZero():
+		case !received.Before(payload):
+			payload = time.Time{}
+		case now.Sub(payload) >= unheard:
+			live.PingNow()
+			payload = now
+		}
+		action, next := live.Next(now, received, sent)
 		switch action {
 		case relay.LivePing:
 			c.pushPing()
 		case relay.LiveDead:
 			return ErrDead
 		}
-		if written, err := c.writeSome(); err != nil {
+		if n, err := c.writeSome(); err != nil {
 			return endOf(readError, err)
-		} else if written {
+		} else if n > 0 {
 			sent = time.Now()
+			if n > control && payload.IsZero() {
+				payload = sent
+			}
 			continue
+		}
+		if at := payload.Add(unheard); !payload.IsZero() && at.Before(next) {
+			next = at
 		}
 		timer.Reset(time.Until(next))
 		select {
@@ -190,21 +214,23 @@ func endOf(readError <-chan error, err error) error {
 	}
 }
 
-// writeSome writes what one Write should have; false means nothing waited.
-func (c *Client) writeSome() (bool, error) {
+// writeSome writes what one Write should have and returns its size, 0 when nothing
+// waited.
+func (c *Client) writeSome() (int, error) {
 	b := c.queue.Take()
 	if b == nil {
-		return false, nil
+		return 0, nil
 	}
+	n := len(b)
 	_, err := c.conn.Write(b)
 	c.queue.Done()
-	return true, err
+	return n, err
 }
 
 // flush writes all that waits and says goodbye.
 func (c *Client) flush() {
 	for {
-		if written, err := c.writeSome(); !written || err != nil {
+		if n, err := c.writeSome(); n == 0 || err != nil {
 			break
 		}
 	}

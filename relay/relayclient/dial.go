@@ -68,6 +68,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("relay dial: %w", err)
 	}
 	conn := relay.NewConn(raw, writeStall)
+	conn.GiveUpAfter(relay.ClientPongTimeout)
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	c, err := logIn(ctx, cfg, conn)
 	if !stop() && err == nil {

@@ -122,8 +122,8 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// The client pings at once and then after 15 s of silence, and gives up when
-// nothing comes for 5 s.
+// The client pings at once and then after 25 s of silence, and gives up when
+// nothing comes for 4 s.
 func TestDeadRelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, f := dialFake(t, nil)
@@ -142,17 +142,60 @@ func TestDeadRelay(t *testing.T) {
 			t.Errorf("round trip of %v", c.RTT())
 		}
 		f.expect(relay.TypePing)
-		if d := time.Since(begin); d != 15*time.Second+30*time.Millisecond {
+		if d := time.Since(begin); d != 25*time.Second+30*time.Millisecond {
 			t.Errorf("second ping after %v", d)
 		}
 		begin = time.Now()
 		if err := <-done; !errors.Is(err, relayclient.ErrDead) {
 			t.Error(err)
 		}
-		if d := time.Since(begin); d != 5*time.Second {
+		if d := time.Since(begin); d != relay.ClientPongTimeout {
 			t.Errorf("given up after %v", d)
 		}
 	})
+}
+
+// A relay that takes payload and gives no sign of life is dead within 5 s; one that
+// gives any is not.
+func TestDeadRelayUnderTraffic(t *testing.T) {
+	for _, answers := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, f := dialFake(t, nil)
+			done := make(chan error, 1)
+			go func() { done <- c.Run(t.Context(), newRecorder()) }()
+			f.expect(relay.TypePing)
+			_, _ = f.conn.Write(relay.AppendKeepAlive(nil))
+			time.Sleep(10 * time.Second)
+			go func() { // the relay reads all
+				for {
+					typ, body, err := f.frames.Next()
+					if err != nil {
+						return
+					}
+					if typ == relay.TypePing && answers {
+						_, _ = f.conn.Write(relay.AppendPong(nil, [8]byte(body)))
+					}
+				}
+			}()
+			begin := time.Now()
+			for range 100 {
+				c.Send(identity.NodeID{1}, bytes.Repeat([]byte{1}, 1200), 1200)
+				time.Sleep(100 * time.Millisecond)
+			}
+			select {
+			case err := <-done:
+				if answers || !errors.Is(err, relayclient.ErrDead) {
+					t.Errorf("ended after %v: %v", time.Since(begin), err)
+				}
+			default:
+				if !answers {
+					t.Error("still taken for alive")
+				}
+				_ = f.conn.Close()
+				<-done
+			}
+		})
+	}
 }
 
 // A KeepAlive is a sign of life like any other frame.
