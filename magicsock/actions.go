@@ -20,8 +20,9 @@ func (c *Conn) perform(acts []nodemap.Action) {
 			c.stats.sentPong.Add(1)
 			c.sendDisco(a.Node, a.To, &disco.Pong{TxID: a.TxID, Src: a.Src.UDP, Relay: a.Src.Relay})
 		case nodemap.SendCallMeMaybe:
-			c.stats.sentCallMeMaybe.Add(1)
-			c.sendDisco(a.Node, a.To, &disco.CallMeMaybe{Addrs: c.callMeAddrs(a.Node)})
+			c.survey.ask(a.Node, a.To)
+		case nodemap.PunchSockets, nodemap.PunchSpray:
+			c.punch.start(*a)
 		case nodemap.Resend:
 			c.resend(a.Node, a.Route)
 		case nodemap.PathChanged:
@@ -32,6 +33,12 @@ func (c *Conn) perform(acts []nodemap.Action) {
 			}
 		}
 	}
+}
+
+// sendCallMe names our addresses to a node.
+func (c *Conn) sendCallMe(node identity.NodeID, via nodemap.Addr) {
+	c.stats.sentCallMeMaybe.Add(1)
+	c.sendDisco(node, via, &disco.CallMeMaybe{Addrs: c.callMeAddrs(node)})
 }
 
 // sendDisco seals one message and sends it at once, past the queue of data.

@@ -67,8 +67,13 @@ type Config struct {
 	ExcludeLink func(ifname string) bool
 	// TunPrefixes are routed into a TUN of ours: no underlay address lies there.
 	TunPrefixes []netip.Prefix
-	// STUN servers for netcheck.
+	// STUN are servers, "host:port", that tell how this node is seen from
+	// outside, besides the relays, which are asked too.
 	STUN []string
+	// Punch says how hard to try to get through NATs.
+	Punch nodemap.Punch
+	// NoPortmap asks no router for a port.
+	NoPortmap bool
 	// InsecureRelayTLS accepts any certificate of a relay. For tests.
 	InsecureRelayTLS bool
 	// OnPathChange is told of each change of path. Nil: nobody is.
@@ -76,6 +81,8 @@ type Config struct {
 	// OnAddrsChange is told when the direct addresses or the home relay
 	// changed. Nil: nobody is.
 	OnAddrsChange func()
+	// OnNetInfo is told when NetInfo changed. Nil: nobody is.
+	OnNetInfo func()
 	// Discover is asked to find addresses of a node of which none answers.
 	// Nil: nobody is.
 	Discover func(identity.NodeID)
@@ -105,9 +112,12 @@ type Conn struct {
 	out   *sender
 	disco *discoIO
 	paths *paths
-	addrs *addrBook
-	home  atomic.Pointer[identity.RelayURL]
-	stats counters
+	// survey looks at the network from outside, punch gets through hard NATs.
+	survey *survey
+	punch  *puncher
+	addrs  *addrBook
+	home   atomic.Pointer[identity.RelayURL]
+	stats  counters
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -156,21 +166,19 @@ func New(cfg Config) (*Conn, error) {
 	c.disco = newDiscoIO(c)
 	c.addrs = newAddrBook(c)
 	c.paths = newPaths(nodemap.New(nodemap.Config{
-		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(),
+		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch,
 	}), cfg.TunPrefixes)
 	c.relays = relayactor.New(relayactor.Config{
 		Key: cfg.Key, Logger: cfg.Logger,
-		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged,
+		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged, LinkChanged: c.relayLink,
 		Control:    udpconn.MarkControl(cfg.Fwmark, cfg.Logger),
 		Configured: cfg.Relays, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
 		Dial: under.DialTCP,
 	})
-	var home identity.RelayURL
-	if len(cfg.Relays) > 0 {
-		home = cfg.Relays[0]
-	}
-	c.home.Store(&home)
-	c.relays.SetHome(home)
+	c.home.Store(new(identity.RelayURL))
+	c.relays.Prefer(cfg.Relays)
+	c.punch = newPuncher(c)
+	c.survey = newSurvey(c)
 	c.refreshAddrs()
 	return c, nil
 }
@@ -189,6 +197,11 @@ func (c *Conn) Run(ctx context.Context) error {
 	g.Go(func() error { c.out.run(ctx); return nil })
 	g.Go(func() error { c.runClock(ctx); return nil })
 	g.Go(func() error { c.watchNetwork(ctx); return nil })
+	g.Go(func() error { c.survey.run(ctx); return nil })
+	g.Go(func() error { c.punch.run(ctx); return nil })
+	if c.survey.mapper != nil {
+		g.Go(func() error { return c.survey.mapper.Run(ctx) })
+	}
 	if c.other != nil {
 		g.Go(func() error { c.readOther(); return nil })
 	}
@@ -283,23 +296,41 @@ func (c *Conn) LocalAddrs() (v4, v6 netip.AddrPort) {
 	return v4, v6
 }
 
+// SetPeerFeatures tells what a node said about itself over its authenticated
+// connection.
+func (c *Conn) SetPeerFeatures(id identity.NodeID, f nodemap.Features) {
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.SetFeatures(time.Now(), id, f) }))
+}
+
+// SetPeerNAT tells what a node said about its NAT.
+func (c *Conn) SetPeerNAT(id identity.NodeID, nat nodemap.NAT) {
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { m.SetPeerNAT(id, nat); return nil }))
+}
+
 // HomeRelay is the relay through which others reach this node; zero for none.
 func (c *Conn) HomeRelay() identity.RelayURL { return *c.home.Load() }
 
-// SetHomeRelay changes the home relay; zero is none.
-func (c *Conn) SetHomeRelay(url identity.RelayURL) {
-	if old := c.home.Swap(&url); *old == url {
-		return
-	}
-	c.relays.SetHome(url)
-	c.addrsChanged()
-}
+// SetHomeRelay makes one relay the home whatever netcheck says; zero is none.
+func (c *Conn) SetHomeRelay(url identity.RelayURL) { c.relays.SetHome(url) }
 
 // RelayStatus tells the state of each relay connection.
 func (c *Conn) RelayStatus() []relayactor.Status { return c.relays.Status() }
 
-// relaysChanged is called by the relay actor.
-func (c *Conn) relaysChanged() { c.addrsChanged() }
+// relaysChanged is called by the relay actor: another home, or the state of a
+// link.
+func (c *Conn) relaysChanged() {
+	home := c.relays.Home()
+	if old := c.home.Swap(&home); *old != home {
+		c.log.Info("home relay", "url", home)
+		c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.HomeChanged(time.Now(), home) }))
+	}
+	c.addrsChanged()
+}
+
+// relayLink is called by the relay actor when a link came up or broke.
+func (c *Conn) relayLink(url identity.RelayURL, up bool) {
+	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.RelayState(time.Now(), url, up) }))
+}
 
 func (c *Conn) addrsChanged() {
 	if c.cfg.OnAddrsChange != nil {
@@ -309,18 +340,24 @@ func (c *Conn) addrsChanged() {
 
 // NetworkChanged looks at the interfaces again and tests every path. Run calls
 // it when the monitor sees a change; an application may know earlier.
-func (c *Conn) NetworkChanged() {
-	c.refreshAddrs()
-	c.relays.NetworkChanged()
-	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.NetworkChanged(time.Now()) }))
-}
+func (c *Conn) NetworkChanged() { c.networkChanged(netmon.Event{Major: true}) }
 
-// Rebind gives the UDP sockets new file descriptors, on the same ports if
-// possible, and tests every path.
-func (c *Conn) Rebind() error {
-	err := c.socks.rebind()
-	c.NetworkChanged()
-	return err
+// networkChanged does what an event asks for. After a minor one, such as a
+// second interface, the paths in use go on; what they know is looked at again.
+func (c *Conn) networkChanged(e netmon.Event) {
+	c.refreshAddrs()
+	if e.Major || e.Slept {
+		if err := c.socks.rebind(); err != nil {
+			c.log.Warn("udp rebind", "err", err)
+		}
+		c.punch.closeAll()
+		c.relays.NetworkChanged(e.Slept)
+		c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.NetworkChanged(time.Now()) }))
+		if c.survey.mapper != nil {
+			c.survey.mapper.NetworkChanged()
+		}
+	}
+	c.survey.soon(e.Major || e.Slept)
 }
 
 // watchNetwork passes on what the monitor sees.
@@ -329,9 +366,9 @@ func (c *Conn) watchNetwork(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.monitor.Changed():
-			c.log.Info("network changed")
-			c.NetworkChanged()
+		case e := <-c.monitor.Changed():
+			c.log.Info("network changed", "major", e.Major, "slept", e.Slept)
+			c.networkChanged(e)
 		}
 	}
 }

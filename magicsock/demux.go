@@ -132,7 +132,10 @@ func (c *Conn) takeOther(k class, b []byte, in *inbound) {
 		c.disco.offer(b, in.from, in.src)
 	case k == classSTUN && in.src.IsZero():
 		c.stats.recvSTUN.Add(1)
-	default: // records and cut packets: of a feature that we did not announce
+		c.survey.checker.HandleSTUN(b, in.from.UDP)
+	case k == classCut && in.src.IsZero():
+		c.takeCut(b, in.from.UDP)
+	default: // records: of a feature that we did not announce
 		c.stats.recvGarbage.Add(1)
 	}
 }

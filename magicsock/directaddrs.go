@@ -63,6 +63,18 @@ func (b *addrBook) listLocked() []DirectAddr {
 	return list
 }
 
+// isLocal says that an address is one of this host's interfaces.
+func (b *addrBook) isLocal(a netip.Addr) bool {
+	return b.anyLocal(func(l netip.Addr) bool { return l == a.Unmap() })
+}
+
+// anyLocal says that which is true of an address of an interface.
+func (b *addrBook) anyLocal(which func(netip.Addr) bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.local, func(d DirectAddr) bool { return which(d.Addr.Addr()) })
+}
+
 // set replaces what change does not leave alone and reports a difference.
 func (b *addrBook) set(change func()) bool {
 	b.mu.Lock()
@@ -203,7 +215,9 @@ func (b *addrBook) own() []netip.AddrPort {
 		}
 	}
 	for _, d := range b.list() {
-		add(d.Addr)
+		if d.Kind != AddrSTUNLocalPort { // a guess: it may be that of a neighbour behind the same NAT
+			add(d.Addr)
+		}
 	}
 	interfaces, err := b.c.monitor.AllInterfaces()
 	if err != nil {

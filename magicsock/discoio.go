@@ -43,6 +43,7 @@ type discoPacket struct {
 	sender identity.NodeID
 	from   nodemap.Addr
 	data   []byte
+	via    *extra // the extra socket it came to; nil for the others
 }
 
 func newDiscoIO(c *Conn) *discoIO {
@@ -53,10 +54,20 @@ func newDiscoIO(c *Conn) *discoIO {
 	}
 }
 
+// offerVia takes a disco packet that came to an extra socket.
+func (d *discoIO) offerVia(b []byte, from nodemap.Addr, via *extra) {
+	d.take(b, from, identity.NodeID{}, via)
+}
+
 // offer takes a disco packet, of which b is not kept. relaySrc is the sender
-// that the relay named, zero by UDP. S6: somebody who is not admitted costs a
-// look at the key in clear text and nothing else.
+// that the relay named, zero by UDP.
 func (d *discoIO) offer(b []byte, from nodemap.Addr, relaySrc identity.NodeID) {
+	d.take(b, from, relaySrc, nil)
+}
+
+// take queues what may be opened. S6: somebody who is not admitted costs a look
+// at the key in clear text and nothing else.
+func (d *discoIO) take(b []byte, from nodemap.Addr, relaySrc identity.NodeID, via *extra) {
 	stats := &d.c.stats
 	stats.recvDisco.Add(1)
 	if !disco.Is(b) {
@@ -75,7 +86,7 @@ func (d *discoIO) offer(b []byte, from nodemap.Addr, relaySrc identity.NodeID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	select {
-	case d.queue <- discoPacket{sender: sender, from: from, data: append([]byte(nil), b...)}:
+	case d.queue <- discoPacket{sender: sender, from: from, data: append([]byte(nil), b...), via: via}:
 		d.queued[from.UDP]++
 	default:
 		stats.discoDropped.Add(1)
@@ -187,8 +198,14 @@ func (d *discoIO) handle(p discoPacket) {
 		return
 	}
 	now := time.Now()
-	if _, ok := message.(*disco.Pong); ok {
+	if p.via != nil {
+		d.c.punch.adopt(p.via)
+	}
+	if pong, ok := message.(*disco.Pong); ok {
 		defer d.c.weighClaims(now)
+		if p.from.UDP.IsValid() && pong.Src.IsValid() && p.via == nil {
+			d.c.survey.checker.Observe(p.from.UDP, pong.Src, now)
+		}
 	}
 	d.c.perform(d.c.paths.do(func(m *nodemap.Map) []nodemap.Action {
 		switch message := message.(type) {

@@ -2,10 +2,10 @@
 // to a NodeID, by a fixed fake address for each, and never notices which path
 // the packets take: a direct UDP address, a relay, or for moments both.
 //
-// It is the place where four packages meet and holds little of its own:
+// It is the place where six packages meet and holds little of its own:
 // nodemap decides where a packet goes and what disco messages are due, udpconn
-// and relayactor carry bytes, disco knows the layout of messages. The files
-// follow the faces:
+// and relayactor carry bytes, disco knows the layout of messages, netcheck and
+// portmap know how this node is seen from outside. The files follow the faces:
 //
 //	conn.go         Config, New, Run and what applications ask
 //	packetconn.go   the face towards QUIC: batches, segmentation, ECN
@@ -16,11 +16,12 @@
 //	actions.go      carries out what the node map asks for
 //	discoio.go      receives disco messages, admits and opens them
 //	resend.go       the last packets of each node, for the moment after an outage
+//	cut.go          packets that are too large for their path, in halves
+//	punch.go        hard NATs: many sockets on one side, many ports on the other
 //	directaddrs.go  where this node may be reached
 //	claims.go       what others say about that, and whom we tell
-//
-// It does not choose relays by latency and does not know NATs: that is
-// netcheck, which tells SetHomeRelay and SetDirectAddrs.
+//	survey.go       netcheck and portmap at work: when, and what follows from it
+//	underlay.go     the network below, which tests replace
 //
 // # A packet out
 //

@@ -24,6 +24,11 @@ type Metrics struct {
 	ReadErrors uint64
 	// Packets sent again after an outage.
 	Resent uint64
+	// Packets that left and came in two halves, and those that were too large
+	// for the path with no other way.
+	SentCut, RecvCut, TooLarge uint64
+	// Pings sent to get through a hard NAT.
+	SentPunch uint64
 
 	// Disco packets received, those of senders not admitted (S6), those lost
 	// to a full queue, those whose key is no key and those that did not open.
@@ -39,6 +44,7 @@ type counters struct {
 	sendUDP, sendRelay, recvUDP, recvRelay                 atomic.Uint64
 	unknownSource, recvGarbage, recvSTUN, noRoute, limited atomic.Uint64
 	sendErrors, relayDropped, readErrors, resent           atomic.Uint64
+	sentCut, recvCut, tooLarge, sentPunch                  atomic.Uint64
 	recvDisco, notAdmitted, discoDropped, badKey, badDisco atomic.Uint64
 	recvPing, recvPong, recvCallMeMaybe                    atomic.Uint64
 	sentPing, sentPong, sentCallMeMaybe                    atomic.Uint64
@@ -54,6 +60,7 @@ func (c *Conn) Metrics() Metrics {
 		NoRoute: s.noRoute.Load(), Limited: s.limited.Load(),
 		SendErrors: s.sendErrors.Load(), RelayDropped: s.relayDropped.Load(),
 		ReadErrors: s.readErrors.Load(), Resent: s.resent.Load(),
+		SentCut: s.sentCut.Load(), RecvCut: s.recvCut.Load(), TooLarge: s.tooLarge.Load(), SentPunch: s.sentPunch.Load(),
 		RecvDisco: s.recvDisco.Load(), NotAdmitted: s.notAdmitted.Load(), DiscoDropped: s.discoDropped.Load(),
 		BadKey: s.badKey.Load(), BadDisco: s.badDisco.Load(),
 		RecvPing: s.recvPing.Load(), RecvPong: s.recvPong.Load(), RecvCallMeMaybe: s.recvCallMeMaybe.Load(),

@@ -27,6 +27,7 @@ type PacketConn struct {
 	rxPos  int               // the next of them
 	cur    inbound           // being handed up
 	turns  int               // receives taken from the inbox in a row
+	joiner joiner            // halves of packets that were cut
 
 	// control holds the control message for each ECN field by IP version (0:
 	// IPv4), empty where the system has none.
@@ -264,6 +265,9 @@ func (c *Conn) sendQUIC(b []byte, seg int, ecn uint8, r nodemap.Route) error {
 	}
 	if !r.UDP.IsValid() {
 		return nil
+	}
+	if r.Max > 0 && seg > r.Max {
+		return c.sendCut(b, seg, ecn, r)
 	}
 	return c.out.write(b, destination{to: r.UDP, node: r.Node, ecn: ecn, seg: seg})
 }

@@ -228,13 +228,9 @@ func TestRebindKeepsConnection(t *testing.T) {
 	meet(t, a, b)
 	p := connect(t, a.PacketConn(), b.PacketConn(), a.MappedAddr(b.id))
 	p.transfer(t, 1<<20)
-	if err := b.Rebind(); err != nil {
-		t.Fatal(err)
-	}
+	b.NetworkChanged()
 	p.transfer(t, 1<<20)
-	if err := a.Rebind(); err != nil {
-		t.Fatal(err)
-	}
+	a.NetworkChanged()
 	p.transfer(t, 1<<20)
 }
 

@@ -168,6 +168,21 @@ func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (
 	return r, acts
 }
 
+// active says that payload of some session moved a short while ago.
+func (p *paths) active(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nodes.Active(now)
+}
+
+// cutter returns the node that a half from that address belongs to, if it may
+// send halves.
+func (p *paths) cutter(now time.Time, from netip.AddrPort) (identity.NodeID, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nodes.Cutter(now, from)
+}
+
 // recent copies the packets of a node that are kept for sending again.
 func (p *paths) recent(id identity.NodeID) [][]byte {
 	p.mu.Lock()

@@ -44,8 +44,12 @@ func (c *Conn) writePayload(b []byte, d destination) error {
 // errNoFamily says that there is no socket of that IP version.
 var errNoFamily = errors.New("no socket of that IP version")
 
-// writeSocket sends through the socket of the right family.
+// writeSocket sends through the socket of the right family, or through the
+// extra one that reaches that address.
 func (c *Conn) writeSocket(b []byte, seg int, ecn uint8, to netip.AddrPort) error {
+	if s := c.punch.socket(to); s != nil {
+		return s.Write(b, seg, ecn, to)
+	}
 	s := c.socks.reach(to.Addr())
 	if s == nil {
 		return errNoFamily

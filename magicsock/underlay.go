@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/internal/netmon"
+	"github.com/nodetun/nodetun/magicsock/portmap"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
@@ -48,6 +49,8 @@ type Underlay struct {
 	Monitor Monitor
 	// DialTCP connects to relays and to the web servers that netcheck asks.
 	DialTCP func(ctx context.Context, network, address string) (net.Conn, error)
+	// ListenUDP opens the sockets of port mapping; nil where that is not to be.
+	ListenUDP func(local netip.AddrPort) (portmap.PacketConn, error)
 	// Lookup resolves the names of relays and STUN servers.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 }

@@ -36,7 +36,8 @@ type Settings struct {
 	// Relays is nil when nothing is set and empty when it is "none".
 	Relays     []identity.RelayURL
 	RelayToken string
-	STUN       []string // host:port
+	// STUN are servers, host:port, that tell how this node is seen from outside.
+	STUN []string
 	// Discovery is a URL, none, or empty for the default.
 	Discovery string
 	// Publish is relay, all or none.
@@ -72,6 +73,7 @@ type Settings struct {
 // Default returns the settings of an empty file.
 func Default() Settings {
 	return Settings{
+		STUN: []string{"stun.cloudflare.com:3478", "stun.l.google.com:19302"},
 		Zone: "node.internal", OnDemand: "ssh", Port: DefaultPort, Publish: "relay", DNS: "auto", TUN: "nodetun0",
 		TCP: "auto", Records: true, Punch: "normal", Portmap: true, MDNS: true, SessionTimeout: 12 * time.Hour,
 		LogFormat: "text",

@@ -15,24 +15,22 @@ import (
 	"github.com/nodetun/nodetun/internal/netmon"
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/magicsock"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
 // openEndpoint binds the UDP sockets.
 func (d *Daemon) openEndpoint(context.Context) (err error) {
 	s := &d.cfg.Settings
-	bind4, bind6 := binds(s)
+	socket := socketConfig(s)
+	socket.Key, socket.Logger = d.key, d.log
+	socket.Admit, socket.Paired = d.admit, d.admit
+	socket.TunPrefixes = d.prefixes()
+	socket.OnPathChange = func(magicsock.PathChange) { d.addressesChanged() }
+	socket.OnAddrsChange, socket.OnNetInfo = d.addressesChanged, d.netInfoChanged
 	d.endpoint, err = endpoint.New(endpoint.Config{
 		ALPNs: []string{wire.ALPN}, SessionALPNs: []string{wire.ALPN},
 		IdleTimeout: s.SessionTimeout, ResetSalt: d.salt, Logger: d.log,
-		Socket: magicsock.Config{
-			Key: d.key, Bind4: bind4, Bind6: bind6, Relays: s.Relays,
-			Admit: d.admit, Paired: d.admit,
-			ExcludeLink:   func(name string) bool { return name == s.TUN || netmon.Container(name) },
-			TunPrefixes:   d.prefixes(),
-			OnPathChange:  func(magicsock.PathChange) { d.addressesChanged() },
-			OnAddrsChange: d.addressesChanged,
-			Logger:        d.log,
-		},
+		Socket: socket,
 	})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("UDP port %d is in use (try: nodetun up --port 0)", s.Port)
@@ -42,6 +40,29 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 	}
 	d.undo.add(func() error { _ = d.endpoint.Socket().Close(); return nil }) // closed already if it ran
 	return nil
+}
+
+// socketConfig is what the settings say about the UDP sockets.
+func socketConfig(s *config.Settings) magicsock.Config {
+	cfg := magicsock.Config{
+		Relays: s.Relays, STUN: s.STUN, NoPortmap: !s.Portmap,
+		ExcludeLink: func(name string) bool { return name == s.TUN || netmon.Container(name) },
+	}
+	cfg.Bind4, cfg.Bind6 = binds(s)
+	switch s.Punch {
+	case "gentle":
+		cfg.Punch = nodemap.PunchGentle
+	case "off":
+		cfg.Punch = nodemap.PunchOff
+	}
+	return cfg
+}
+
+// netInfoChanged passes on that this node is seen otherwise from outside.
+func (d *Daemon) netInfoChanged() {
+	if e := d.admits.Load(); e != nil {
+		e.NetInfoChanged()
+	}
 }
 
 // admit asks the engine, once there is one, whether a node may be answered (S6).

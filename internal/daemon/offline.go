@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"strings"
 
 	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/routing"
 )
 
@@ -194,6 +196,29 @@ func (o *Offline) Whois(context.Context, string) (localapi.Whois, error) {
 // Ping implements localapi.Backend.
 func (o *Offline) Ping(context.Context, localapi.PingRequest) (localapi.Ping, error) {
 	return localapi.Ping{}, localapi.ErrNotRunning
+}
+
+// Why implements localapi.Backend.
+func (o *Offline) Why(context.Context, string) (localapi.Why, error) {
+	return localapi.Why{}, localapi.ErrNotRunning
+}
+
+// Netcheck implements localapi.Backend, by sockets of its own.
+func (o *Offline) Netcheck(ctx context.Context, progress func(string)) (localapi.Netcheck, error) {
+	s := o.Settings
+	s.Port = 0
+	cfg := socketConfig(&s)
+	cfg.Key, cfg.Logger = identity.GenerateSecretKey(), slog.New(slog.DiscardHandler)
+	socket, err := magicsock.New(cfg)
+	if err != nil {
+		return localapi.Netcheck{}, err
+	}
+	run, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- socket.Run(run) }()
+	out, err := look(ctx, socket, progress)
+	stop()
+	return out, errors.Join(err, <-done)
 }
 
 // Reload implements localapi.Backend.

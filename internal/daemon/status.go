@@ -50,6 +50,9 @@ func (d *Daemon) Self(context.Context) (localapi.Self, error) {
 			self.RelayRTTms = milliseconds(relay.RTT)
 		}
 	}
+	if info := d.endpoint.Socket().NetInfo(); info.Report != nil {
+		self.NAT, self.UDP = pointer(info.NAT), pointer(info.Report.UDP)
+	}
 	return self, nil
 }
 

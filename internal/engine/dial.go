@@ -216,6 +216,7 @@ func (p *peer) adopt(s *session) {
 
 	p.saw(time.Now())
 	s.tellRules(p.access.Load().rules)
+	s.send(wire.TypeFacts, p.engine.facts())
 	p.flushWaiting(winner)
 	switch {
 	case loser == nil:

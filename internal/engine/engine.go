@@ -73,6 +73,8 @@ type Engine struct {
 	taskMu sync.RWMutex
 	tasks  sync.WaitGroup
 
+	factsKick chan struct{} // holds one: the facts may have changed
+
 	// peers is replaced whole, never changed: reading it needs no lock.
 	peers atomic.Pointer[map[identity.NodeID]*peer]
 	// mu guards the replacing of peers.
@@ -93,7 +95,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	e := &Engine{cfg: cfg, log: cfg.Logger}
+	e := &Engine{cfg: cfg, log: cfg.Logger, factsKick: make(chan struct{}, 1)}
 	e.life, e.cancel = context.WithCancel(context.Background())
 	e.peers.Store(&map[identity.NodeID]*peer{})
 	stack, err := netstack.New(netstack.Config{
@@ -119,6 +121,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.end()
 	})
 	e.tasks.Go(e.acceptLoop)
+	e.tasks.Go(e.tellFacts)
 	select {
 	case <-ctx.Done():
 	case <-e.life.Done():

@@ -54,6 +54,7 @@ type peer struct {
 	refused  bool // the peer itself said no
 	theirs   []string
 	theyName string
+	facts    *wire.Facts // the peer's last, never changed; nil for none
 	// checked and reachable remember what the socket said of the peer last.
 	checked   time.Time
 	reachable bool

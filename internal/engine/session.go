@@ -62,7 +62,7 @@ func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, rep
 }
 
 // features are what this program announces.
-var features = []string{"split/1"}
+var features = []string{"split/1", featureMTUProbe, featureCut}
 
 // sendHello opens our control stream.
 func (s *session) sendHello(ctx context.Context) error {
@@ -120,6 +120,7 @@ func (s *session) readHello(ctx context.Context) error {
 		s.replaces = hello.Replaces
 	}
 	s.peer.setTheirName(identity.Clean(hello.Name, 63))
+	s.learnFeatures(hello.Features)
 	return nil
 }
 
@@ -267,6 +268,10 @@ func (s *session) takeMessage(t wire.MessageType, body []byte) error {
 			return err
 		}
 		s.peer.setTheirRules(r.Rules)
+	case wire.TypeFacts:
+		if _, err := s.peer.takeFacts(body); err != nil {
+			return err
+		}
 	case wire.TypeGoodbye:
 		var g wire.Goodbye
 		if err := json.Unmarshal(body, &g); err != nil {
@@ -343,11 +348,16 @@ const maxRequest = 1024
 // serveRequest answers a request: one message up, one back.
 func (s *session) serveRequest(stream *endpoint.Stream) {
 	t, body, err := wire.ReadMessage(stream, maxRequest)
-	if err != nil || t != wire.TypePing {
+	if err != nil {
 		refuseStream(stream)
 		return
 	}
-	frame, err := wire.AppendMessage(nil, t, json.RawMessage(bytes.TrimSpace(body)))
+	answer, err := s.answerRequest(t, bytes.TrimSpace(body))
+	if err != nil {
+		refuseStream(stream)
+		return
+	}
+	frame, err := wire.AppendMessage(nil, t, answer)
 	if err != nil {
 		refuseStream(stream)
 		return

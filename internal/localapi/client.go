@@ -80,19 +80,20 @@ func (c *Client) explain(err error) error {
 	}
 }
 
-// call asks one question; in and out may be nil.
-func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+// open asks one question and returns the answer, whose body is to be closed, if
+// it is no error; in may be nil.
+func (c *Client) open(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		body = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://nodetun"+path, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
@@ -101,19 +102,33 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		if errors.As(err, &u) {
 			err = u.Err
 		}
-		return c.explain(err)
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil {
+		return nil, fmt.Errorf("the node broke off: %w", err)
+	}
+	var e wireError
+	if json.Unmarshal(b, &e) != nil || e.Text == "" {
+		return nil, fmt.Errorf("the node answered %s", resp.Status)
+	}
+	return nil, &Error{Kind: e.Kind, Text: e.Text}
+}
+
+// call asks one question; in and out may be nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	resp, err := c.open(ctx, method, path, in)
+	if err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
 		return fmt.Errorf("the node broke off: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		var e wireError
-		if json.Unmarshal(b, &e) != nil || e.Text == "" {
-			return fmt.Errorf("the node answered %s", resp.Status)
-		}
-		return &Error{Kind: e.Kind, Text: e.Text}
 	}
 	if out == nil {
 		return nil
@@ -155,6 +170,35 @@ func (c *Client) Whois(ctx context.Context, addr string) (Whois, error) {
 // Check implements Backend.
 func (c *Client) Check(ctx context.Context, peer, rule string) (Check, error) {
 	return get[Check](ctx, c, "/v1/check?peer="+url.QueryEscape(peer)+"&rule="+url.QueryEscape(rule))
+}
+
+// Why implements Backend.
+func (c *Client) Why(ctx context.Context, peer string) (Why, error) {
+	return get[Why](ctx, c, "/v1/why?peer="+url.QueryEscape(peer))
+}
+
+// Netcheck implements Backend.
+func (c *Client) Netcheck(ctx context.Context, progress func(string)) (Netcheck, error) {
+	resp, err := c.open(ctx, http.MethodGet, "/v1/netcheck", nil)
+	if err != nil {
+		return Netcheck{}, err
+	}
+	defer resp.Body.Close()
+	lines := json.NewDecoder(io.LimitReader(resp.Body, maxBody))
+	for {
+		var line netcheckLine
+		if err := lines.Decode(&line); err != nil {
+			return Netcheck{}, fmt.Errorf("the node broke off: %w", err)
+		}
+		switch {
+		case line.Error != nil:
+			return Netcheck{}, &Error{Kind: line.Error.Kind, Text: line.Error.Text}
+		case line.Netcheck != nil:
+			return *line.Netcheck, nil
+		case progress != nil && line.Step != "":
+			progress(line.Step)
+		}
+	}
 }
 
 // Ping implements Backend.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -109,6 +110,8 @@ func (s *Server) routes() http.Handler {
 	})
 	read("GET /v1/peers", func(r *http.Request) (any, error) { return b.Peers(r.Context()) })
 	read("POST /v1/ping", with(b.Ping))
+	read("GET /v1/why", func(r *http.Request) (any, error) { return b.Why(r.Context(), r.FormValue("peer")) })
+	mux.Handle("GET /v1/netcheck", s.allowed(accessRead, s.netcheck))
 	trust("POST /v1/peers", with(b.AddPeer))
 	trust("POST /v1/allow", with(b.Allow))
 	trust("POST /v1/deny", with(b.Deny))
@@ -133,13 +136,7 @@ func with[In, Out any](f func(context.Context, In) (Out, error)) func(*http.Requ
 
 // handler answers one kind of question to those who may ask it.
 func (s *Server) handler(needs access, f func(*http.Request) (any, error)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		level, _ := r.Context().Value(accessKey{}).(access)
-		if level < needs {
-			s.answer(w, httpStatus(KindForbidden), wireError{KindForbidden, errForbidden.Text})
-			return
-		}
+	return s.allowed(needs, func(w http.ResponseWriter, r *http.Request) {
 		out, err := f(r)
 		if err != nil {
 			kind := KindOf(err)
@@ -148,6 +145,46 @@ func (s *Server) handler(needs access, f func(*http.Request) (any, error)) http.
 		}
 		s.answer(w, http.StatusOK, out)
 	})
+}
+
+// allowed lets those through who may ask.
+func (s *Server) allowed(needs access, f http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		level, _ := r.Context().Value(accessKey{}).(access)
+		if level < needs {
+			s.answer(w, httpStatus(KindForbidden), wireError{KindForbidden, errForbidden.Text})
+			return
+		}
+		f(w, r)
+	})
+}
+
+// netcheck answers with one line for each step and one with the outcome.
+func (s *Server) netcheck(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/jsonl")
+	var mu sync.Mutex // steps come from several goroutines
+	lines := json.NewEncoder(w)
+	send := func(line netcheckLine) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := lines.Encode(line); err == nil {
+			_ = http.NewResponseController(w).Flush()
+		}
+	}
+	out, err := s.cfg.Backend.Netcheck(r.Context(), func(step string) { send(netcheckLine{Step: step}) })
+	if err != nil {
+		send(netcheckLine{Error: &wireError{KindOf(err), err.Error()}})
+		return
+	}
+	send(netcheckLine{Netcheck: &out})
+}
+
+// netcheckLine is one line of the answer: exactly one field is set.
+type netcheckLine struct {
+	Step     string     `json:"step,omitempty"`
+	Netcheck *Netcheck  `json:"netcheck,omitempty"`
+	Error    *wireError `json:"error,omitempty"`
 }
 
 func (s *Server) answer(w http.ResponseWriter, status int, v any) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/netcheck"
 )
 
 // Backend is what can be asked of a node. Peers are named by NodeID, petname or
@@ -20,6 +21,11 @@ type Backend interface {
 	Check(ctx context.Context, peer, rule string) (Check, error)
 	// Ping makes one round trip through the tunnel.
 	Ping(context.Context, PingRequest) (Ping, error)
+	// Why explains the path to a peer.
+	Why(ctx context.Context, peer string) (Why, error)
+	// Netcheck looks at the network around this node; progress, which may be nil,
+	// is told each step.
+	Netcheck(ctx context.Context, progress func(string)) (Netcheck, error)
 	Peers(context.Context) ([]PeerEntry, error)
 	// AddPeer, Forget, Allow and Deny are in force when they return (S16).
 	AddPeer(context.Context, AddRequest) (AddResult, error)
@@ -139,6 +145,66 @@ type Ping struct {
 	RTTms    float64         `json:"rtt_ms"`
 	Path     string          `json:"path"`
 	Endpoint string          `json:"endpoint"`
+}
+
+// Why explains the path to a peer.
+type Why struct {
+	ID   identity.NodeID `json:"id"`
+	Peer string          `json:"peer"`
+	// Path is direct, relay, mixed or none; Endpoint the address or relay URL.
+	Path     string `json:"path"`
+	Endpoint string `json:"endpoint"`
+	// Cause and Remedy are a sentence each; Remedy is empty when nothing is wrong.
+	Cause  string `json:"cause"`
+	Remedy string `json:"remedy"`
+	Self   Side   `json:"self"`
+	// Their is null until the peer has told.
+	Their *Side `json:"their"`
+	// Candidates are the addresses of the peer, TheirCandidates ours as the peer
+	// tried them, null when it did not answer.
+	Candidates      []Candidate `json:"candidates"`
+	TheirCandidates []Candidate `json:"their_candidates"`
+	// Switches counts changes of path, SwitchReasons the same by reason.
+	Switches      uint64            `json:"switches"`
+	SwitchReasons map[string]uint64 `json:"switch_reasons"`
+	LastSwitch    *time.Time        `json:"last_switch"`
+	LastReason    string            `json:"last_reason"`
+}
+
+// Side is the network around one node.
+type Side struct {
+	// NAT is none, easy, hard, blocked or unknown.
+	NAT string `json:"nat"`
+	UDP bool   `json:"udp"`
+	V4  bool   `json:"ipv4"`
+	V6  bool   `json:"ipv6"`
+	// Portmap is the protocol of its port mapping, empty for none.
+	Portmap string `json:"portmap"`
+	// Relay is its home relay, empty for none.
+	Relay  string   `json:"relay"`
+	Public []string `json:"public"`
+}
+
+// Candidate is one address that was tried.
+type Candidate struct {
+	Addr string `json:"addr"`
+	// Kind says where it is known from.
+	Kind       string  `json:"kind"`
+	LastResult string  `json:"last_result"`
+	RTTms      float64 `json:"rtt_ms"`
+	// MTU is the largest UDP payload that arrives there, 0 when no limit was found.
+	MTU int `json:"mtu"`
+}
+
+// Netcheck is the network around this node.
+type Netcheck struct {
+	// NAT is none, easy, hard, blocked or unknown.
+	NAT string `json:"nat"`
+	// Mapping is the protocol of the port mapping in use, empty for none, and
+	// MappingAddr its address outside.
+	Mapping     string `json:"mapping"`
+	MappingAddr string `json:"mapping_addr"`
+	*netcheck.Report
 }
 
 // PeerEntry is one entry of the list of peers.

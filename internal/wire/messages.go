@@ -32,7 +32,8 @@ type Rules struct {
 }
 
 // Facts is what the sender knows of its network and of the way to the receiver.
-// It is shown; nothing is decided by it.
+// It is shown; all that is decided by it is whether to try to get through a hard
+// NAT, and towards no address that a call-me-maybe did not name.
 type Facts struct {
 	NAT        NAT         `json:"nat"`
 	Candidates []Candidate `json:"candidates,omitempty"`
@@ -42,6 +43,8 @@ type Facts struct {
 
 // NAT is what the sender found out about its own NAT.
 type NAT struct {
+	// Mapping is none, easy (the same for every destination), hard (another for
+	// each), blocked (no UDP) or empty for unknown.
 	Mapping   string `json:"mapping,omitempty"`
 	Filtering string `json:"filtering,omitempty"`
 	V4        bool   `json:"v4"`
@@ -49,6 +52,11 @@ type NAT struct {
 	UDP       bool   `json:"udp"`
 	// Portmap is the protocol of the port mapping in use, empty for none.
 	Portmap string `json:"portmap,omitempty"`
+	// Step is how far the ports of a hard NAT are apart that counts them up, 0
+	// for one that does not.
+	Step int `json:"step,omitempty"`
+	// Public are the ip:port under which servers see the sender.
+	Public []string `json:"public,omitempty"`
 }
 
 // Candidate is an address of the receiver that the sender knows. It is shown,
@@ -59,6 +67,8 @@ type Candidate struct {
 	LastResult string `json:"last_result,omitempty"`
 	// RTT is in milliseconds, 0 for unknown.
 	RTT float64 `json:"rtt_ms,omitempty"`
+	// MTU is the largest UDP payload that arrives there, 0 when no limit was found.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // Routes are the prefixes that the sender offers behind itself.
