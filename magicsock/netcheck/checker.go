@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -15,7 +16,8 @@ import (
 	"github.com/nodetun/nodetun/relay"
 )
 
-// Config is what New takes. Only Send is required.
+// Config is what New takes. Only Send is required. What is called with a context
+// has to return when that ends: Run waits for it.
 type Config struct {
 	// Send sends a STUN packet from the data socket of the family of to. It must
 	// not block.
@@ -44,7 +46,7 @@ type Config struct {
 	// Addrs is called, with no lock held, as soon as a run finds an address outside
 	// that differs from that of Last; Last shows it then. May be nil.
 	Addrs func()
-	// Progress is told each step, by several goroutines at once. May be nil.
+	// Progress is told each step, one call at a time. May be nil.
 	Progress func(Progress)
 	// Logger gets lines at debug level. Nil discards.
 	Logger *slog.Logger
@@ -59,6 +61,9 @@ type Checker struct {
 	last     *Report
 	observed []observation
 	history  map[identity.RelayURL][]sample
+	webAsked map[identity.RelayURL]time.Time
+	hosts    map[string][]netip.Addr
+	home     identity.RelayURL // the last one that was preferred
 }
 
 // flight is a request that waits for its answer.
@@ -108,7 +113,10 @@ func New(cfg Config) *Checker {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Checker{cfg: cfg, inflight: make(map[txID]*flight), history: make(map[identity.RelayURL][]sample)}
+	return &Checker{
+		cfg: cfg, inflight: make(map[txID]*flight), history: make(map[identity.RelayURL][]sample),
+		webAsked: make(map[identity.RelayURL]time.Time), hosts: make(map[string][]netip.Addr),
+	}
 }
 
 // Last returns the latest report, also while the next is being made; nil before
@@ -154,7 +162,7 @@ func (c *Checker) HandleSTUN(b []byte, from netip.AddrPort) {
 		return
 	}
 	now := time.Now()
-	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	from = unmap(from)
 	c.mu.Lock()
 	f := c.inflight[tx]
 	c.mu.Unlock()
@@ -166,7 +174,7 @@ func (c *Checker) HandleSTUN(b []byte, from netip.AddrPort) {
 		return
 	}
 	select {
-	case f.answer <- answer{addr: addr, latency: now.Sub(f.sent)}:
+	case f.answer <- answer{addr: addr, latency: max(now.Sub(f.sent), 1)}:
 		c.land(tx)
 	default:
 	}
@@ -174,80 +182,27 @@ func (c *Checker) HandleSTUN(b []byte, from netip.AddrPort) {
 
 // Observe notes under which address a peer saw us, when it was asked at from: a
 // STUN source of last resort. Peers in our own network say nothing about what is
-// outside.
+// outside. Each address of a peer counts once.
 func (c *Checker) Observe(from, seen netip.AddrPort, at time.Time) {
-	if inside(from.Addr()) || inside(seen.Addr()) {
+	o := observation{from: unmap(from), seen: unmap(seen), at: at}
+	if inside(o.from.Addr()) || inside(o.seen.Addr()) || o.seen.Port() == 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range c.observed {
-		if c.observed[i].from == from {
-			c.observed[i] = observation{from, seen, at}
-			return
-		}
-	}
+	c.observed = slices.DeleteFunc(c.observed, func(old observation) bool { return old.from.Addr() == o.from.Addr() })
 	if len(c.observed) >= maxObserved {
-		c.observed = append(c.observed[:0], c.observed[1:]...)
+		c.observed = slices.Delete(c.observed, 0, 1)
 	}
-	c.observed = append(c.observed, observation{from, seen, at})
+	c.observed = append(c.observed, o)
 }
+
+func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // inside says that an address is of use in some network only.
 func inside(a netip.Addr) bool {
-	return !a.IsValid() || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || sharedSpace.Contains(a)
+	return !a.IsGlobalUnicast() || a.IsPrivate() || sharedSpace.Contains(a)
 }
 
 // sharedSpace is that of carrier NATs, RFC 6598.
 var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
-
-// Ask finds out under which address the socket behind send is seen, from the STUN
-// server that answered fastest last time. Answers come through HandleSTUN.
-func (c *Checker) Ask(ctx context.Context, send func(b []byte, to netip.AddrPort) error) (netip.AddrPort, bool) {
-	var server netip.AddrPort
-	if r := c.Last(); r != nil {
-		best := time.Duration(0)
-		for _, m := range r.Mapped {
-			if m.Server.Addr().Is4() && (best == 0 || m.Latency < best) {
-				server, best = m.Server, m.Latency
-			}
-		}
-	}
-	if !server.IsValid() {
-		return netip.AddrPort{}, false
-	}
-	a, ok := c.exchange(ctx, server, send)
-	return a.addr, ok
-}
-
-// stunGaps is when a request is repeated; each copy is one of its own, so that an
-// answer tells its latency.
-var stunGaps = []time.Duration{200 * time.Millisecond, 300 * time.Millisecond, 500 * time.Millisecond, time.Second}
-
-// exchange asks one server until it answers or ctx ends.
-func (c *Checker) exchange(ctx context.Context, server netip.AddrPort, send func(b []byte, to netip.AddrPort) error) (answer, bool) {
-	var txs []txID
-	defer func() { c.land(txs...) }()
-	first := make(chan answer, 1) // of any of the copies
-	for _, gap := range stunGaps {
-		tx, b, ok := c.launch(server, false, first)
-		if !ok {
-			return answer{}, false
-		}
-		txs = append(txs, tx)
-		if err := send(b, server); err != nil {
-			return answer{}, false
-		}
-		timer := time.NewTimer(gap)
-		select {
-		case a := <-first:
-			timer.Stop()
-			return a, true
-		case <-ctx.Done():
-			timer.Stop()
-			return answer{}, false
-		case <-timer.C:
-		}
-	}
-	return answer{}, false
-}

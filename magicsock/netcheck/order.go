@@ -21,25 +21,22 @@ const (
 	maxSamples  = 32
 )
 
-// remember adds the latencies of a report.
-func (c *Checker) remember(r *Report) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, l := range r.Relays {
+// remember adds the latencies of a run. c.mu is held.
+func (c *Checker) remember(relays []RelayLatency, at time.Time) {
+	for _, l := range relays {
 		if best := l.Best(); best > 0 {
 			list := c.history[l.URL]
 			if len(list) >= maxSamples {
 				list = slices.Delete(list, 0, 1)
 			}
-			c.history[l.URL] = append(list, sample{r.At, best})
+			c.history[l.URL] = append(list, sample{at, best})
 		}
 	}
 }
 
 // recent returns the best latency of a relay in the last five minutes, 0 for none.
+// c.mu is held.
 func (c *Checker) recent(now time.Time, url identity.RelayURL) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	best := time.Duration(0)
 	for _, s := range c.history[url] {
 		if now.Sub(s.at) < historyTime && (best == 0 || s.latency < best) {
@@ -49,38 +46,44 @@ func (c *Checker) recent(now time.Time, url identity.RelayURL) time.Duration {
 	return best
 }
 
-// prefer chooses the relay of a report: the nearest of those that answered in it,
-// but the previous one while it answers and is not clearly beaten.
-func (c *Checker) prefer(r *Report, previous identity.RelayURL) identity.RelayURL {
+// prefer chooses the relay of a report: the nearest of those that are there, but
+// the one before while it is, too, and not clearly beaten. c.mu is held.
+func (c *Checker) prefer(r *Report) identity.RelayURL {
 	var best identity.RelayURL
-	var bestLatency, previousLatency time.Duration
+	var bestLatency, homeLatency time.Duration
 	for _, l := range r.Relays {
-		if l.Best() == 0 {
+		latency := c.recent(r.At, l.URL)
+		if l.Best() == 0 || latency == 0 {
 			continue
 		}
-		latency := c.recent(r.At, l.URL)
-		if l.URL == previous {
-			previousLatency = latency
+		if l.URL == c.home {
+			homeLatency = latency
 		}
 		if best.IsZero() || latency < bestLatency {
 			best, bestLatency = l.URL, latency
 		}
 	}
-	if best.IsZero() || previousLatency > 0 && bestLatency > previousLatency*2/3 {
-		return previous
+	if best.IsZero() {
+		return best
 	}
-	return best
+	if homeLatency == 0 || bestLatency <= homeLatency*2/3 {
+		c.home = best
+	}
+	return c.home
 }
 
 // Order lists the relays, the one to use first: the preferred one, the others by
 // latency, those that were not measured in the order of Config, and last those of
 // which down is true. down may be nil.
 func (c *Checker) Order(down func(identity.RelayURL) bool) []identity.RelayURL {
-	var preferred identity.RelayURL
-	if r := c.Last(); r != nil {
-		preferred = r.Preferred
+	isDown := make(map[identity.RelayURL]bool)
+	for _, n := range c.cfg.Relays {
+		isDown[n.URL] = down != nil && down(n.URL)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := time.Now()
+	home := c.homeNow(now)
 	type entry struct {
 		url     identity.RelayURL
 		rank    int
@@ -93,9 +96,9 @@ func (c *Checker) Order(down func(identity.RelayURL) bool) []identity.RelayURL {
 		}
 		e := entry{url: n.URL, rank: 2, latency: c.recent(now, n.URL)}
 		switch {
-		case down != nil && down(n.URL):
+		case isDown[n.URL]:
 			e.rank = 3
-		case n.URL == preferred:
+		case n.URL == home:
 			e.rank = 0
 		case e.latency > 0:
 			e.rank = 1
@@ -113,4 +116,18 @@ func (c *Checker) Order(down func(identity.RelayURL) bool) []identity.RelayURL {
 		urls[i] = e.url
 	}
 	return urls
+}
+
+// homeNow is the relay to begin with: the last preferred one, unless it does not
+// answer while others do. c.mu is held.
+func (c *Checker) homeNow(now time.Time) identity.RelayURL {
+	if c.last == nil || c.last.Preferred == c.home {
+		return c.home
+	}
+	for _, n := range c.cfg.Relays {
+		if c.recent(now, n.URL) > 0 {
+			return c.last.Preferred
+		}
+	}
+	return c.home
 }

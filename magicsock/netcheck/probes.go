@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
@@ -29,48 +30,74 @@ const (
 	captiveTime     = 2 * time.Second
 	echoTime        = time.Second
 	hairpinTime     = 100 * time.Millisecond
-	maxBody         = 4096
+	maxBody         = 16 << 10
 )
 
-// web asks the relays by HTTP and ICMP: in a full run all of them, else those that
-// gave no STUN answer, and only when there is none at all for a second.
+// web asks the relays by HTTP and, in a full run, by ICMP.
 func (u *run) web(ctx context.Context) {
+	defer close(u.webDone)
 	if !u.full {
-		timer := time.NewTimer(blockedTime)
-		defer timer.Stop()
-		select {
-		case <-u.enough:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		u.mu.Lock()
-		answered := len(u.r.Mapped) > 0
-		u.mu.Unlock()
-		if answered || ctx.Err() != nil {
-			return
-		}
+		u.awaitSTUN(ctx)
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	u.mu.Lock()
-	list := u.snapshot().Relays
-	u.mu.Unlock()
-	for i, l := range list {
+	for _, i := range u.needWeb(time.Now()) {
+		url := u.r.Relays[i].URL // never changes
 		wg.Go(func() {
-			d, err := u.askWeb(ctx, l.URL)
+			d, err := u.askWeb(ctx, url)
 			u.mu.Lock()
 			defer u.mu.Unlock()
-			if err != nil {
+			switch {
+			case err == nil:
+				u.r.Relays[i].HTTPS = d
+				u.tls = u.tls || url.Parsed().Scheme == "https" && !u.c.cfg.InsecureTLS
+			case ctx.Err() == nil: // else it had no time
 				u.r.Relays[i].Err = err.Error()
-				return
+				u.relays[i].webFailed = true
 			}
-			u.r.Relays[i].HTTPS = d
 		})
 		if u.full && !u.c.cfg.NoICMP {
-			wg.Go(func() { u.ping(ctx, i, l.URL) })
+			wg.Go(func() { u.ping(ctx, i, url) })
 		}
 	}
 }
+
+// awaitSTUN waits until the answers by STUN are there, or fail to come.
+func (u *run) awaitSTUN(ctx context.Context) {
+	timer := time.NewTimer(blockedTime)
+	defer timer.Stop()
+	select {
+	case <-u.enough:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// needWeb chooses the relays to ask by HTTP: all of them in a full run and when no
+// STUN answer came; else those that gave none, every few minutes, and at once when
+// they gave one last time.
+func (u *run) needWeb(now time.Time) []int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.c.mu.Lock()
+	defer u.c.mu.Unlock()
+	var list []int
+	for i := range u.r.Relays {
+		l := &u.r.Relays[i]
+		old := u.previous.relay(l.URL)
+		asked, known := u.c.webAsked[l.URL]
+		due := !known || now.Sub(asked) >= historyTime/2
+		lost := old.STUNv4+old.STUNv6 > 0 && old.at.Equal(u.previous.At)
+		if u.full || len(u.r.Mapped) == 0 || l.STUNv4+l.STUNv6 == 0 && (due || lost) {
+			u.c.webAsked[l.URL] = now
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// webPaths tell that a relay is there.
+var webPaths = []string{"ping", "relay/probe"}
 
 // askWeb times a request to a relay on a connection that is open already.
 func (u *run) askWeb(ctx context.Context, url identity.RelayURL) (time.Duration, error) {
@@ -83,23 +110,36 @@ func (u *run) askWeb(ctx context.Context, url identity.RelayURL) (time.Duration,
 	}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, CheckRedirect: noRedirect}
-	best := time.Duration(0)
-	for range 2 { // the first one opens the connection
-		began := time.Now()
-		if err := get(ctx, client, url.Parsed().JoinPath("ping").String(), nil); err != nil {
-			return 0, err
+	var path string
+	var err error
+	for _, p := range webPaths { // this opens the connection
+		path = url.Parsed().JoinPath(p).String()
+		if err = get(ctx, client, path); !errors.Is(err, errNotFound) {
+			break
 		}
-		best = time.Since(began)
 	}
-	u.tell("%s answers by HTTP in %.1f ms", url, float64(best)/float64(time.Millisecond))
-	return max(best, 1), nil
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := get(ctx, client, path); err != nil {
+		return 0, err
+	}
+	took := max(time.Since(began), 1)
+	u.tell("%s answers by HTTP in %.1f ms", url, float64(took)/float64(time.Millisecond))
+	return took, nil
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// get makes one request; check, which may be nil, judges the answer instead of its
-// status.
-func get(ctx context.Context, client *http.Client, url string, check func(*http.Response) error) error {
+var (
+	errNotFound = errors.New("no such page")
+	errLong     = errors.New("the answer is too long")
+)
+
+// get makes one request and reads the answer, so that the connection can serve
+// another one.
+func get(ctx context.Context, client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -109,13 +149,15 @@ func get(ctx context.Context, client *http.Client, url string, check func(*http.
 		return err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody)); err != nil {
+	n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody+1))
+	switch {
+	case err != nil:
 		return err
-	}
-	if check != nil {
-		return check(resp)
-	}
-	if resp.StatusCode/100 != 2 {
+	case n > maxBody:
+		return errLong
+	case resp.StatusCode == http.StatusNotFound:
+		return errNotFound
+	case resp.StatusCode/100 != 2:
 		return errors.New(resp.Status)
 	}
 	return nil
@@ -124,47 +166,55 @@ func get(ctx context.Context, client *http.Client, url string, check func(*http.
 // captive asks a relay by plain HTTP for a page that a login page in between
 // cannot make up.
 func (u *run) captive(ctx context.Context) {
-	var host string
-	for _, n := range u.c.cfg.Relays {
-		if host = n.URL.Parsed().Hostname(); host != "" {
-			break
-		}
-	}
+	host := u.captiveHost()
 	if host == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, captiveTime)
 	defer cancel()
-	verdict, ok := u.askCaptive(ctx, host)
-	if !ok {
-		return
-	}
+	verdict := u.askCaptive(ctx, host)
 	u.mu.Lock()
-	u.r.CaptivePortal = MaybeOf(verdict)
+	u.r.CaptivePortal = verdict
 	u.mu.Unlock()
-	if verdict {
-		u.tell("a login page (captive portal) answers instead of %s", host)
+	if verdict.IsTrue() {
+		u.tell("another page (captive portal?) answers instead of %s", host)
 	}
 }
 
-// askCaptive says whether somebody else answered; not ok when nobody did.
-func (u *run) askCaptive(ctx context.Context, host string) (portal, ok bool) {
-	transport := &http.Transport{DialContext: u.c.cfg.Dial, MaxResponseHeaderBytes: 1 << 16, DisableKeepAlives: true}
+// captiveHost is the preferred relay, else the first one.
+func (u *run) captiveHost() string {
+	host := ""
+	for _, l := range u.r.Relays { // their URLs never change
+		if host == "" || u.previous != nil && l.URL == u.previous.Preferred {
+			host = l.URL.Parsed().Hostname()
+		}
+	}
+	return host
+}
+
+// askCaptive says whether somebody else answered; unknown when nobody did, or
+// only to say that the page is to be had by HTTPS, as many servers do.
+func (u *run) askCaptive(ctx context.Context, host string) Maybe {
+	transport := &http.Transport{DialContext: u.c.cfg.Dial, MaxResponseHeaderBytes: maxBody, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, CheckRedirect: noRedirect}
 	challenge := "nt_" + hex.EncodeToString(random(8))
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, "80")+"/generate_204", nil)
+	page := url.URL{Scheme: "http", Host: net.JoinHostPort(host, "80"), Path: "/generate_204"}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page.String(), nil)
 	if err != nil {
-		return false, false
+		return Unknown
 	}
 	req.Header.Set("X-Tailscale-Challenge", challenge)
 	resp, err := client.Do(req)
 	if err != nil {
 		u.c.cfg.Logger.Debug("netcheck: captive portal", "err", err)
-		return false, false
+		return Unknown
 	}
 	resp.Body.Close()
-	return resp.StatusCode != http.StatusNoContent || resp.Header.Get("X-Tailscale-Response") != "response "+challenge, true
+	if to, err := resp.Location(); err == nil && resp.StatusCode/100 == 3 && to.Scheme == "https" && to.Hostname() == host {
+		return Unknown
+	}
+	return MaybeOf(resp.StatusCode != http.StatusNoContent || resp.Header.Get("X-Tailscale-Response") != "response "+challenge)
 }
 
 func random(n int) []byte {
@@ -217,10 +267,10 @@ func (u *run) tryHairpin(ctx context.Context, own netip.AddrPort) {
 }
 
 // ping sends an echo request to a relay.
-func (u *run) ping(ctx context.Context, place int, url identity.RelayURL) {
-	ctx, cancel := context.WithTimeout(ctx, echoTime)
+func (u *run) ping(parent context.Context, place int, url identity.RelayURL) {
+	ctx, cancel := context.WithTimeout(parent, echoTime)
 	defer cancel()
-	addrs, err := lookup(ctx, &u.c.cfg, url.Parsed().Hostname())
+	addrs, err := u.c.lookup(ctx, url.Parsed().Hostname())
 	if err != nil {
 		return
 	}
@@ -234,7 +284,7 @@ func (u *run) ping(ctx context.Context, place int, url identity.RelayURL) {
 			if err == nil {
 				u.r.Relays[place].ICMP = max(d, 1)
 			}
-			if errors.Is(err, errEcho) || err == nil {
+			if err == nil || errors.Is(err, errEcho) && parent.Err() == nil {
 				field := &u.r.ICMPv6
 				if want4 {
 					field = &u.r.ICMPv4

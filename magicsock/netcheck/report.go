@@ -2,6 +2,7 @@ package netcheck
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
@@ -82,7 +83,7 @@ type Mapping struct {
 	Addr    netip.AddrPort `json:"addr"`
 	Latency time.Duration  `json:"latency_ns"`
 
-	sent time.Time
+	number int // of its request, in the order of leaving
 }
 
 // RelayLatency is how far a relay is. Zero durations were not measured.
@@ -94,6 +95,8 @@ type RelayLatency struct {
 	ICMP   time.Duration     `json:"icmp_ns"`
 	// Err says why it does not answer; empty when it does.
 	Err string `json:"error,omitempty"`
+
+	at time.Time // of the report in which it answered last
 }
 
 // Best returns the smallest latency, 0 for none.
@@ -141,6 +144,30 @@ type Report struct {
 	Took  time.Duration `json:"took_ns"`
 }
 
+// relay returns the entry of a relay, an empty one for none. r may be nil.
+func (r *Report) relay(url identity.RelayURL) RelayLatency {
+	if r != nil {
+		for _, l := range r.Relays {
+			if l.URL == url {
+				return l
+			}
+		}
+	}
+	return RelayLatency{}
+}
+
+// has says that a server saw us at an address.
+func (r *Report) has(a netip.AddrPort) bool {
+	return slices.ContainsFunc(r.Mapped, func(m Mapping) bool { return m.Addr == a })
+}
+
+// elsewhere says that the host seems to have moved to another network since. r may
+// be nil.
+func (r *Report) elsewhere(now *Report) bool {
+	differ := func(a, b netip.AddrPort) bool { return a.IsValid() && b.IsValid() && !sameHost(a, b) }
+	return r != nil && differ(r.GlobalV4, now.GlobalV4)
+}
+
 // Kinds of NAT, for Report.NAT.
 const (
 	NATNone    = "none"    // the address outside is one of the host's own
@@ -150,21 +177,26 @@ const (
 	NATBlocked = "blocked" // no UDP answer at all
 )
 
-// NAT names the kind of NAT before the IPv4 socket. own reports whether an
-// address is one of the host's.
+// NAT names the kind of NAT before the IPv4 socket, or before that of IPv6 when
+// there is no IPv4. own reports whether an address is one of the host's; it may be
+// nil, and so may r.
 func (r *Report) NAT(own func(netip.Addr) bool) string {
 	switch {
 	case r == nil || !r.Asked && !r.UDP:
 		return NATUnknown
 	case !r.UDP:
 		return NATBlocked
-	case r.GlobalV4.IsValid() && own != nil && own(r.GlobalV4.Addr()):
+	}
+	global, varies := r.GlobalV4, r.MappingVariesV4
+	if !global.IsValid() {
+		global, varies = r.GlobalV6, r.MappingVariesV6
+	}
+	switch {
+	case own != nil && own(global.Addr()):
 		return NATNone
-	case !r.GlobalV4.IsValid() && r.GlobalV6.IsValid() && own != nil && own(r.GlobalV6.Addr()):
-		return NATNone
-	case r.MappingVariesV4.IsTrue():
+	case varies.IsTrue():
 		return NATHard
-	case r.MappingVariesV4.IsFalse():
+	case varies.IsFalse():
 		return NATEasy
 	}
 	return NATUnknown

@@ -1,6 +1,7 @@
 package netcheck
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -9,7 +10,7 @@ import (
 // varies judges whether the mapping of one IP version depends on who is asked.
 // Two servers at different addresses have to answer; two ports of one server can
 // show that it depends, not that it does not. With one server only, what peers
-// saw in the last 30 s counts as another.
+// saw in the last 30 s counts as well, as far as they agree with each other.
 func varies(list []Mapping, observed []observation, now time.Time) Maybe {
 	servers := make(map[netip.Addr]bool)
 	for _, m := range list {
@@ -22,18 +23,28 @@ func varies(list []Mapping, observed []observation, now time.Time) Maybe {
 	case 0:
 		return Unknown
 	case 1:
+		return peersSay(list[0], observed, now)
 	default:
 		return False
 	}
+}
+
+// peersSay compares what one server saw with what peers saw. Peers behind our own
+// router, who may be sent another way, and those who see an address of another
+// uplink say nothing.
+func peersSay(m Mapping, observed []observation, now time.Time) Maybe {
 	verdict := Unknown
 	for _, o := range observed {
-		if now.Sub(o.at) > observedFor || o.seen.Addr().Is4() != list[0].Addr.Addr().Is4() || servers[o.from.Addr()] {
+		age, own := now.Sub(o.at), m.Addr.Addr()
+		if age > observedFor || age < -observedFor || o.seen.Addr() != own || o.from.Addr() == own || o.from.Addr() == m.Server.Addr() {
 			continue
 		}
-		if o.seen != list[0].Addr {
-			return True
+		switch says := MaybeOf(o.seen.Port() != m.Addr.Port()); verdict {
+		case Unknown, says:
+			verdict = says
+		default:
+			return Unknown // one of them lies
 		}
-		verdict = False
 	}
 	return verdict
 }
@@ -41,12 +52,20 @@ func varies(list []Mapping, observed []observation, now time.Time) Maybe {
 // maxStep is the largest step of a NAT that counts.
 const maxStep = 16
 
-// portStep returns the step between mappings that were made one after another, 0
-// if they have none in common. Two mappings alone must follow closely: ports
-// drawn at random do so once in 30 000 times.
+// portStep returns the step between mappings that were made one after another, in
+// the order in which the requests left: at least three of them with one step up, or
+// two that follow by 1 or 2. Ports drawn at random do so once in 30 000 times; what
+// other hosts behind the router do in between only hides a step.
 func portStep(list []Mapping) int {
 	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b Mapping) int { return a.sent.Compare(b.sent) })
+	slices.SortFunc(list, func(a, b Mapping) int { return cmp.Compare(a.number, b.number) })
+	// A NAT that looks at addresses alone gives two ports of a server one mapping.
+	seen := make(map[netip.AddrPort]bool)
+	list = slices.DeleteFunc(list, func(m Mapping) bool {
+		twice := seen[m.Addr]
+		seen[m.Addr] = true
+		return twice
+	})
 	step := 0
 	for i := 1; i < len(list); i++ {
 		d := int(list[i].Addr.Port()) - int(list[i-1].Addr.Port())
@@ -60,6 +79,22 @@ func portStep(list []Mapping) int {
 	}
 	return step
 }
+
+// portDelta is the step of a NAT whose mapping varies. Mappings that are as they
+// were before were not made just now and tell nothing.
+func portDelta(list []Mapping, previous *Report) int {
+	made := slices.DeleteFunc(slices.Clone(list), func(m Mapping) bool {
+		return slices.ContainsFunc(previous.Mapped, func(old Mapping) bool {
+			return old.Server == m.Server && old.Addr == m.Addr
+		})
+	})
+	if len(made) < 2 && sameHost(list[0].Addr, previous.GlobalV4) {
+		return previous.PortDelta
+	}
+	return portStep(made)
+}
+
+func sameHost(a, b netip.AddrPort) bool { return a.Addr() == b.Addr() }
 
 // family returns the mappings of one IP version.
 func family(list []Mapping, is4 bool) []Mapping {
@@ -102,8 +137,6 @@ func (r *Report) judge(observed []observation, previous *Report, now time.Time) 
 	}
 	r.PortDelta = 0
 	if r.MappingVariesV4.IsTrue() {
-		if r.PortDelta = portStep(v4); len(v4) < 2 {
-			r.PortDelta = previous.PortDelta
-		}
+		r.PortDelta = portDelta(v4, previous)
 	}
 }
