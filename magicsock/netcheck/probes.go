@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -211,10 +212,15 @@ func (u *run) askCaptive(ctx context.Context, host string) Maybe {
 		return Unknown
 	}
 	resp.Body.Close()
-	if to, err := resp.Location(); err == nil && resp.StatusCode/100 == 3 && to.Scheme == "https" && to.Hostname() == host {
+	if to, err := resp.Location(); err == nil && resp.StatusCode/100 == 3 && to.Scheme == "https" && sameName(to.Hostname(), host) {
 		return Unknown
 	}
 	return MaybeOf(resp.StatusCode != http.StatusNoContent || resp.Header.Get("X-Tailscale-Response") != "response "+challenge)
+}
+
+// sameName compares host names; a last dot makes no difference.
+func sameName(a, b string) bool {
+	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
 }
 
 func random(n int) []byte {
