@@ -52,7 +52,7 @@ type survey struct {
 	progress func(netcheck.Progress)
 
 	mu     sync.Mutex // guards the fields below
-	at     time.Time  // when the last run ended
+	at     time.Time  // when addresses were last asked for
 	full   bool       // the next one leaves nothing out
 	callMe map[identity.NodeID]nodemap.Addr
 }
@@ -63,7 +63,7 @@ func newSurvey(c *Conn) *survey {
 	if inMemory := c.cfg.Underlay != nil; !c.cfg.NoPortmap && (!inMemory || c.under.ListenUDP != nil) {
 		secret := c.cfg.Key.PortmapSecret()
 		s.mapper = portmap.New(portmap.Config{
-			Gateway: s.gateway, Control: control, Secret: secret[:], Changed: s.portmapChanged, Logger: c.log,
+			Gateway: s.gateway, Control: control, Secret: secret[:], Changed: s.news, Logger: c.log,
 			Listen: c.under.ListenUDP, DialTCP: c.under.DialTCP,
 		})
 		if v4, _ := c.LocalAddrs(); v4.IsValid() {
@@ -80,7 +80,7 @@ func newSurvey(c *Conn) *survey {
 		HaveV4: func() bool { return s.have(false) }, HaveV6: func() bool { return s.have(true) },
 		PortmapProbe: s.probePortmap, Control: control,
 		Dial: c.under.DialTCP, Lookup: c.under.Lookup, NoICMP: c.cfg.Underlay != nil,
-		Proxy: http.ProxyFromEnvironment, InsecureTLS: c.cfg.InsecureRelayTLS, Logger: c.log,
+		Proxy: http.ProxyFromEnvironment, InsecureTLS: c.cfg.InsecureRelayTLS, Logger: c.log, Addrs: s.seen,
 		Progress: func(p netcheck.Progress) {
 			if s.progress != nil { // called by Run, which has the turn
 				s.progress(p)
@@ -165,9 +165,7 @@ func (s *survey) report(ctx context.Context, full bool, progress func(netcheck.P
 	if r == nil || ctx.Err() != nil {
 		return r, err
 	}
-	s.mu.Lock()
-	s.at = time.Now()
-	s.mu.Unlock()
+	s.fresh()
 	s.use()
 	return r, err
 }
@@ -214,10 +212,24 @@ func (s *survey) addrs() []DirectAddr {
 	return list
 }
 
-// portmapChanged is called by the port mapper.
-func (s *survey) portmapChanged() {
+// news is called by the port mapper.
+func (s *survey) news() {
 	s.use()
 	s.flushCallMe()
+}
+
+// seen is called by the checker as soon as it knows an address, long before a
+// report is complete: what waits for addresses goes out.
+func (s *survey) seen() {
+	s.fresh()
+	s.news()
+}
+
+// fresh notes that the addresses are those of now.
+func (s *survey) fresh() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = time.Now()
 }
 
 // ask sends a call-me-maybe, and another one when the addresses were old and

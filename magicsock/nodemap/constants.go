@@ -11,6 +11,7 @@ const (
 	retryPing    = time.Second             // the same while something is unanswered
 	pingTimeout  = 5 * time.Second         // a later pong is ignored
 	discoveryGap = 5 * time.Second         // smallest gap of discovery pings on one address, of rounds, of call-me-maybes
+	callMeAnswer = 2 * time.Second         // smallest gap of a call-me-maybe that answers one
 	upgradeGap   = 60 * time.Second        // gap of rounds that look for something better
 	goodEnough   = 5 * time.Millisecond    // no such round at or below this latency
 
@@ -35,6 +36,7 @@ const (
 	sizeTries   = 2                // pings of one size before it counts as too large
 	sizeInUse   = 4                // packets of one size before that size is in use: fewer are QUIC's own probes
 	sizeRetry   = 60 * time.Second // a limited path is tried with full packets again
+	openTime    = 10 * time.Second // an address not heard for so long may be behind a NAT that has closed
 	requalify   = 60 * time.Second // pings are padded when the last padded pong is older
 	answeredFor = time.Hour        // an address that answered within it is no unknown one (S9)
 	ownerHold   = 30 * time.Second // an owner with so fresh a pong keeps its ip:port (S8)

@@ -221,6 +221,10 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 	if n == nil || via.IsZero() || m.limited(n) || m.cfg.Punch == PunchOff {
 		return nil
 	}
+	gap := callMeAnswer
+	if n.turn.blind {
+		gap = 0
+	}
 	n.heard(now)
 	n.relay.lastHeard = now
 	if n.relay.url.IsZero() {
@@ -237,6 +241,9 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 	}
 	m.trickle(now, n)
 	m.punchSpray(now, n, named)
+	if !n.settled(now) { // it may have missed ours: both have to ping at one time
+		m.callMe(now, n, gap)
+	}
 	m.settle(now, n, "")
 	return m.done()
 }

@@ -62,6 +62,7 @@ type usage struct {
 type rounds struct {
 	last       time.Time // of all addresses
 	callMe     time.Time // call-me-maybe sent
+	blind      bool      // nothing had been heard of the node for a while then: it may not have got it
 	callMeOver time.Time // a received call-me-maybe last overrode the ping gap
 	retry      time.Time // addresses that had answered, tried again
 	discover   time.Time

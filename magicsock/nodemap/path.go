@@ -105,8 +105,12 @@ func (p *path) pingSize(now time.Time, sending bool) int {
 // grace is how long a ping may be unanswered without meaning anything.
 func (p *path) grace() time.Duration { return min(max(2*p.latency, graceMin), graceMax) }
 
-// heard notes a sign of life from the address.
+// heard notes a sign of life from the address. After silence it means that a NAT
+// is open now: pings sent before prove nothing about the size of packets.
 func (p *path) heard(now time.Time) {
+	if age(now, p.lastHeard) >= openTime {
+		p.out.turn, p.out.bigTries, p.out.lastBig = 0, 0, time.Time{}
+	}
 	p.lastHeard = now
 	p.out.tries = 0
 	p.out.pauseUntil = time.Time{}

@@ -97,7 +97,7 @@ func (m *Map) pingAll(now time.Time, n *node) {
 	}
 	m.trickle(now, n)
 	m.pingRelay(now, n)
-	m.callMe(now, n)
+	m.callMe(now, n, discoveryGap)
 }
 
 // trickle tries some given-up addresses of a paired node that is alive, those
@@ -139,12 +139,12 @@ func (m *Map) askRelay(now time.Time, n *node, url identity.RelayURL) {
 	m.add(Action{Kind: SendPing, Node: n.id, To: to, TxID: tx})
 }
 
-// callMe asks the node to ping us, at most once in 5 s.
-func (m *Map) callMe(now time.Time, n *node) {
-	if n.relay.url.IsZero() || age(now, n.turn.callMe) < discoveryGap || m.limited(n) || m.cfg.Punch == PunchOff {
+// callMe asks the node to ping us, unless that was done less than gap ago.
+func (m *Map) callMe(now time.Time, n *node, gap time.Duration) {
+	if n.relay.url.IsZero() || age(now, n.turn.callMe) < gap || m.limited(n) || m.cfg.Punch == PunchOff {
 		return
 	}
-	n.turn.callMe = now
+	n.turn.callMe, n.turn.blind = now, age(now, n.use.heard) >= unreachableTime
 	m.add(Action{Kind: SendCallMeMaybe, Node: n.id, To: RelayAddr(n.relay.url)})
 	m.punchSockets(now, n)
 }

@@ -132,3 +132,34 @@ func TestActive(t *testing.T) {
 		t.Error("active a minute after the last payload")
 	}
 }
+
+// A call-me-maybe that was sent before the node was there is sent again when the
+// node asks: both have to ping at one time to open their NATs.
+func TestScenarioOneStartsAfterTheOther(t *testing.T) {
+	s := newSim(t)
+	a, b := s.node(1, addrA), s.node(2, addrB)
+	a.nat, b.nat = true, true
+	a.introduce(b, true)
+	b.introduce(a, true)
+	a.stream(b, tick20, 10*time.Second)
+	s.run(35 * time.Millisecond)
+	s.relayUp = true // now b is there
+	b.stream(a, tick20, 10*time.Second)
+	s.run(500 * time.Millisecond)
+	wantConn(t, a, b, ConnDirect)
+	wantConn(t, b, a, ConnDirect)
+}
+
+// Two nodes that answer each other's call-me-maybes do not do it for ever.
+func TestCallMeMaybesAreBounded(t *testing.T) {
+	s := newSim(t)
+	s.relayUp = true
+	s.drop = func(_, _ netip.AddrPort, _ int) bool { return true }
+	a, b := s.node(1, addrA), s.node(2, addrB)
+	a.introduce(b, true)
+	a.stream(b, tick20, time.Minute)
+	s.run(time.Minute)
+	if n := a.count(SendCallMeMaybe); n > 31 {
+		t.Errorf("%d call-me-maybes in a minute", n)
+	}
+}
