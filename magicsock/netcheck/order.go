@@ -72,9 +72,10 @@ func (c *Checker) prefer(r *Report) identity.RelayURL {
 	return c.home
 }
 
-// Order lists the relays, the one to use first: the preferred one, the others by
-// latency, those that were not measured in the order of Config, and last those of
-// which down is true. down may be nil.
+// Order lists the relays, the one to use first: the preferred one, which stays so
+// while no relay answers at all; the others by latency, those that were not
+// measured in the order of Config, and last those of which down is true. down may
+// be nil.
 func (c *Checker) Order(down func(identity.RelayURL) bool) []identity.RelayURL {
 	isDown := make(map[identity.RelayURL]bool)
 	for _, n := range c.cfg.Relays {
@@ -83,7 +84,6 @@ func (c *Checker) Order(down func(identity.RelayURL) bool) []identity.RelayURL {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	home := c.homeNow(now)
 	type entry struct {
 		url     identity.RelayURL
 		rank    int
@@ -98,7 +98,7 @@ func (c *Checker) Order(down func(identity.RelayURL) bool) []identity.RelayURL {
 		switch {
 		case isDown[n.URL]:
 			e.rank = 3
-		case n.URL == home:
+		case n.URL == c.home:
 			e.rank = 0
 		case e.latency > 0:
 			e.rank = 1
@@ -116,18 +116,4 @@ func (c *Checker) Order(down func(identity.RelayURL) bool) []identity.RelayURL {
 		urls[i] = e.url
 	}
 	return urls
-}
-
-// homeNow is the relay to begin with: the last preferred one, unless it does not
-// answer while others do. c.mu is held.
-func (c *Checker) homeNow(now time.Time) identity.RelayURL {
-	if c.last == nil || c.last.Preferred == c.home {
-		return c.home
-	}
-	for _, n := range c.cfg.Relays {
-		if c.recent(now, n.URL) > 0 {
-			return c.last.Preferred
-		}
-	}
-	return c.home
 }

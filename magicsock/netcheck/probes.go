@@ -184,8 +184,10 @@ func (u *run) captive(ctx context.Context) {
 
 // captiveHost is the preferred relay, else the first one.
 func (u *run) captiveHost() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	host := ""
-	for _, l := range u.r.Relays { // their URLs never change
+	for _, l := range u.r.Relays {
 		if host == "" || u.previous != nil && l.URL == u.previous.Preferred {
 			host = l.URL.Parsed().Hostname()
 		}

@@ -55,14 +55,21 @@ const maxSTUN = 1280
 // mappedAddress prefers XOR-MAPPED-ADDRESS (RFC 8489 14.2).
 func mappedAddress(m *stun.Message) (netip.AddrPort, bool) {
 	var xor stun.XORMappedAddress
-	if xor.GetFrom(m) == nil {
+	if whole(m, stun.AttrXORMappedAddress) && xor.GetFrom(m) == nil {
 		return addrPort(xor.IP, xor.Port)
 	}
 	var plain stun.MappedAddress
-	if plain.GetFrom(m) == nil {
+	if whole(m, stun.AttrMappedAddress) && plain.GetFrom(m) == nil {
 		return addrPort(plain.IP, plain.Port)
 	}
 	return netip.AddrPort{}, false
+}
+
+// whole says that an address attribute has the length that its family needs
+// (RFC 8489 14.1).
+func whole(m *stun.Message, k stun.AttrType) bool {
+	v, err := m.Get(k)
+	return err == nil && (len(v) == 8 && v[1] == 1 || len(v) == 20 && v[1] == 2)
 }
 
 // addrPort refuses what nobody can have: a server that lies in this way would
@@ -70,7 +77,7 @@ func mappedAddress(m *stun.Message) (netip.AddrPort, bool) {
 func addrPort(ip net.IP, port int) (netip.AddrPort, bool) {
 	a, ok := netip.AddrFromSlice(ip)
 	a = a.Unmap()
-	if !ok || port <= 0 || port > 65535 || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.IsLinkLocalUnicast() {
+	if !ok || port <= 0 || port > 65535 || !a.IsGlobalUnicast() {
 		return netip.AddrPort{}, false
 	}
 	return netip.AddrPortFrom(a, uint16(port)), true
