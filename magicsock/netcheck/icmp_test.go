@@ -29,3 +29,17 @@ func TestEcho(t *testing.T) {
 		t.Fatal("an answer after the end")
 	}
 }
+
+func TestRelayIsPinged(t *testing.T) {
+	if _, err := echo(t.Context(), Config{}, netip.MustParseAddr("127.0.0.1")); errors.Is(err, os.ErrPermission) {
+		t.Skip("raw sockets are for root")
+	}
+	f := newFake()
+	f.cfg.NoICMP = false
+	url := f.relay(t, "r.example", "127.0.0.1", "198.51.100.7:1000", time.Millisecond)
+	f.hairpin = true
+	f.start()
+	if r := f.report(t, true); r.relay(url).ICMP <= 0 || !r.ICMPv4.IsTrue() || r.ICMPv6 != Unknown {
+		t.Fatalf("%+v", r)
+	}
+}

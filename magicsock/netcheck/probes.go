@@ -324,6 +324,9 @@ func echo(ctx context.Context, cfg Config, to netip.Addr) (time.Duration, error)
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	nonce := random(16)
 	id := int(binary.BigEndian.Uint16(nonce))
 	message := icmp.Message{Type: request, Body: &icmp.Echo{ID: id, Seq: 1, Data: nonce}}
