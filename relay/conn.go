@@ -23,6 +23,9 @@ type Conn struct {
 // connection wants.
 func NewConn(c net.Conn, stall time.Duration) *Conn {
 	limitUnsent(c)
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAlive(false) // pings of the protocol do it, and cost packets enough
+	}
 	return &Conn{Conn: c, Stall: stall}
 }
 

@@ -23,7 +23,7 @@ var (
 const (
 	// selfCheck is how often Run looks by itself. With the time a repair takes
 	// it keeps the promise of 2 s even when the kernel's announcement is lost.
-	selfCheck = 1500 * time.Millisecond
+	selfCheck = 10 * time.Second
 	// repairGap keeps Run from spinning against somebody who keeps undoing its
 	// work.
 	repairGap = 100 * time.Millisecond

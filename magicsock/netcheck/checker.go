@@ -43,8 +43,9 @@ type Config struct {
 	InsecureTLS bool
 	// NoICMP sends no echo requests; they need root.
 	NoICMP bool
-	// Addrs is called, with no lock held, as soon as a run finds an address outside
-	// that differs from that of Last; Last shows it then. May be nil.
+	// Addrs is called, with no lock held, at the first answer of a run and as soon as
+	// it finds an address outside that differs from that of Last; Last shows it then.
+	// May be nil.
 	Addrs func()
 	// Progress is told each step, one call at a time. May be nil.
 	Progress func(Progress)

@@ -230,7 +230,8 @@ func (u *run) patience() time.Duration {
 func (u *run) interim() {
 	c := u.c
 	u.mu.Lock()
-	if !u.news() {
+	first := len(u.r.Mapped) == 1
+	if !first && !u.news() {
 		u.mu.Unlock()
 		return
 	}
@@ -240,7 +241,7 @@ func (u *run) interim() {
 	c.last = &r
 	c.mu.Unlock()
 	u.mu.Unlock()
-	if !same && c.cfg.Addrs != nil {
+	if (first || !same) && c.cfg.Addrs != nil {
 		c.cfg.Addrs()
 	}
 }

@@ -1,0 +1,201 @@
+//go:build linux
+
+package e2e
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	mrand "math/rand/v2"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodetun/nodetun/internal/hosttest"
+)
+
+// Rate and length of the flood, and what it may cost.
+const (
+	floodRate   = 50_000 // packets a second
+	floodTime   = 10 * time.Second
+	floodMemory = 8 << 20 // bytes of growth in its second half: the first fills pools
+	floodLog    = 8 << 10  // bytes of log
+)
+
+// S6, S7, S8: garbage, foreign and truncated packets, real ones again, from the
+// peer's own address and from others, leave the path and the memory as they are and
+// do not fill the log.
+func TestNetnsFlood(t *testing.T) {
+	a, b := pair(t, "--relay", "none")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	a.Nodetun(t, "ping", "bob", "-c", "2")
+
+	var real [][]byte
+	b.NS.Do(t, func() {
+		load := a.Spawn(t, "ping", "-i", "0.02", "-c", "100", a.Status(t).Peers[0].IPv4)
+		real = capture(t, 1500*time.Millisecond)
+		load.Wait(t, 10*time.Second)
+	})
+	if len(real) < 20 {
+		t.Fatalf("%d packets captured", len(real))
+	}
+	switches, before, logged := switchesOf(t, a), residentMemory(t, a.Up.PID()), len(a.Up.Output())
+
+	pings := a.Spawn(t, a.Command(t.Context(), "ping", "bob", "-c", "10").Args[pathArgs:]...)
+	sent, half := 0, 0
+	b.NS.Do(t, func() { sent = flood(t, real, func() { half = residentMemory(t, a.Up.PID()) }) })
+	after := residentMemory(t, a.Up.PID())
+	if code := pings.Wait(t, 30*time.Second); code != 0 || strings.Count(pings.Output(), "by direct") != 10 {
+		t.Errorf("pings during the flood: exit code %d\n%s", code, pings.Output())
+	}
+	if rate := float64(sent) / floodTime.Seconds(); rate < floodRate*0.98 {
+		t.Errorf("only %.0f packets a second were sent", rate)
+	}
+	if err := a.OnPath(t, "direct"); err != nil {
+		t.Error(err)
+	}
+	if now := switchesOf(t, a); now != switches {
+		t.Errorf("the path changed %d times", now-switches)
+	}
+	t.Logf("%d packets; memory before %d KiB, at half time %d KiB, after %d KiB", sent, before>>10, half>>10, after>>10)
+	if after-half > floodMemory {
+		t.Error("memory grows with the packets")
+	}
+	if lines := a.Up.Output()[logged:]; len(lines) > floodLog {
+		t.Errorf("%d bytes of log, such as\n%s", len(lines), lines[:min(len(lines), 1000)])
+	}
+}
+
+// pathArgs is where the program stands in the arguments of Host.Command: behind
+// `ip netns exec NAME`.
+const pathArgs = 4
+
+// capture returns UDP payloads that leave this namespace.
+func capture(t *testing.T, d time.Duration) (payloads [][]byte) {
+	proto := uint16(unix.ETH_P_ALL)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, int(proto<<8|proto>>8))
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	defer unix.Close(fd)
+	wait := unix.NsecToTimeval(int64(100 * time.Millisecond))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+		t.Error(err)
+		return nil
+	}
+	buf := make([]byte, 1<<16)
+	for end := time.Now().Add(d); time.Now().Before(end) && len(payloads) < 2000; {
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		ll, ok := from.(*unix.SockaddrLinklayer)
+		if err != nil || !ok || ll.Pkttype != unix.PACKET_OUTGOING || n < 28 || buf[0] != 0x45 || buf[9] != unix.IPPROTO_UDP {
+			continue
+		}
+		if port := binary.BigEndian.Uint16(buf[20:]); port == 41820 {
+			payloads = append(payloads, append([]byte(nil), buf[28:n]...))
+		}
+	}
+	return payloads
+}
+
+// flood sends packets of all kinds at the rate, calls halfTime once, and returns
+// how many it sent.
+func flood(t *testing.T, real [][]byte, halfTime func()) (sent int) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	defer unix.Close(fd)
+	began := time.Now()
+	for time.Since(began) < floodTime {
+		if halfTime != nil && time.Since(began) >= floodTime/2 {
+			halfTime()
+			halfTime = nil
+		}
+		for due := int(time.Since(began).Seconds() * floodRate); sent < due; sent++ {
+			packet, to := attack(sent, real)
+			// A full queue loses it, as a wire would: it is sent again.
+			for unix.Sendto(fd, packet, 0, to) == unix.ENOBUFS {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return sent
+}
+
+// attack makes one packet.
+func attack(i int, real [][]byte) ([]byte, *unix.SockaddrInet4) {
+	victim, peer, other := netip.MustParseAddrPort("10.0.0.1:41820"), netip.MustParseAddrPort("10.0.0.2:41820"), netip.MustParseAddrPort("10.0.0.66:3478")
+	body := append([]byte(nil), real[mrand.IntN(len(real))]...)
+	from, to := peer, victim
+	noise := make([]byte, 1+mrand.IntN(1400))
+	_, _ = rand.Read(noise)
+	switch i % 10 {
+	case 0: // again, as it was
+	case 1: // again, from elsewhere
+		from = other
+	case 2: // cut off
+		body = body[:mrand.IntN(len(body))]
+	case 3: // one bit flipped
+		body[mrand.IntN(len(body))] ^= 1 << mrand.IntN(8)
+	case 4:
+		body = noise
+	case 5: // a STUN answer to nothing: RFC 8489 5
+		body, from = append([]byte("\x01\x01\x00\x0c\x21\x12\xa4\x42"), noise[:min(len(noise), 24)]...), other
+	case 6: // a STUN request
+		body, from = append([]byte("\x00\x01\x00\x00\x21\x12\xa4\x42"), noise[:min(len(noise), 12)]...), other
+	case 7: // disco of a stranger
+		body = append([]byte("TS\xf0\x9f\x92\xac"), noise...)
+	case 8: // half a packet
+		body = append([]byte{0x30 + byte(i/10%2)}, noise...)
+	case 9: // a router's announcement: RFC 6886 3.2.1
+		body, from, to = append([]byte{0, 128, 0, 0}, noise[:min(len(noise), 8)]...), other, netip.MustParseAddrPort("224.0.0.1:5350")
+	}
+	return datagram(from, to, body), &unix.SockaddrInet4{Addr: to.Addr().As4()}
+}
+
+// datagram puts an IPv4 and a UDP header, without checksum, before a payload.
+func datagram(from, to netip.AddrPort, body []byte) []byte {
+	b := make([]byte, 28, 28+len(body))
+	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(b[2:], uint16(28+len(body)))
+	src, dst := from.Addr().As4(), to.Addr().As4()
+	copy(b[12:], src[:])
+	copy(b[16:], dst[:])
+	binary.BigEndian.PutUint16(b[20:], from.Port())
+	binary.BigEndian.PutUint16(b[22:], to.Port())
+	binary.BigEndian.PutUint16(b[24:], uint16(8+len(body)))
+	return append(b, body...)
+}
+
+// switchesOf returns how often the path to the only peer changed.
+func switchesOf(t *testing.T, h *hosttest.Host) (n int) {
+	t.Helper()
+	var why struct{ Switches int }
+	if err := json.Unmarshal([]byte(h.Nodetun(t, "why", "bob", "--json")), &why); err != nil {
+		t.Fatal(err)
+	}
+	return why.Switches
+}
+
+// residentMemory returns the RSS of a process in bytes.
+func residentMemory(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(b))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
