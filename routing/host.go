@@ -21,8 +21,9 @@ var (
 )
 
 const (
-	// selfCheck is how often Run looks by itself. With the time a repair takes
-	// it keeps the promise of 2 s even when the kernel's announcement is lost.
+	// selfCheck is how often Run looks by itself, for what the kernel announces to
+	// nobody. Everything else is seen at once: a lost announcement ends a watch,
+	// which is a reason to look, too.
 	selfCheck = 10 * time.Second
 	// repairGap keeps Run from spinning against somebody who keeps undoing its
 	// work.
