@@ -140,8 +140,9 @@ type node struct {
 
 // world is two nodes, a and b, and the public network.
 type world struct {
-	net  *hosttest.Internet
-	a, b *node
+	net   *hosttest.Internet
+	a, b  *node
+	fresh bool // the nodes meet while they are still finding out about their NATs
 }
 
 func newWorld(t *testing.T) *world {
@@ -155,7 +156,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// start runs both nodes and returns when both have a relay.
+// start runs both nodes and returns when both have a relay and know how
+// they are seen from outside.
 func (w *world) start(t *testing.T) {
 	t.Helper()
 	for _, n := range []*node{w.a, w.b} {
@@ -164,13 +166,20 @@ func (w *world) start(t *testing.T) {
 		n.Start(t, append([]string{"--dns", "none", "--relay", hosttest.RelayURL(0)}, n.flags...)...)
 	}
 	for _, n := range []*node{w.a, w.b} {
-		hosttest.Eventually(t, 10*time.Second, n.name+" has a relay", func() error {
-			if s := n.Status(t); s.Self.Relay == "" {
+		hosttest.Eventually(t, 10*time.Second, n.name+" has a relay and knows its address", func() error {
+			if s := n.Status(t); s.Self.Relay == "" || !w.fresh && !settled(s) {
 				return fmt.Errorf("%+v", s.Self)
 			}
 			return nil
 		})
 	}
+}
+
+// settled says that a node knows how it is seen from outside, or that it is not.
+func settled(s hosttest.Status) bool {
+	return s.Self.NAT == "blocked" || slices.ContainsFunc(s.Self.DirectAddresses, func(addr string) bool {
+		return strings.HasPrefix(addr, "203.0.113.") || strings.HasPrefix(addr, "198.51.")
+	})
 }
 
 // meet makes the nodes peers and returns the time just before a knew of b: all
@@ -226,7 +235,6 @@ func pathOf(s hosttest.Status) string {
 
 // pings is a `nodetun ping` that goes on until the test ends.
 type pings struct {
-	process *hosttest.Process
 	firstAt chan time.Time
 }
 

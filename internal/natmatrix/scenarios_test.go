@@ -56,7 +56,7 @@ func pairs() []scenario {
 		{public, easy, direct, false},
 		{public, symmetric, direct, true},
 		{firewall, firewall, direct, false},
-		{firewall, symmetric, direct, false},
+		{firewall, symmetric, either, false},
 		{easy, easy, direct, true},
 		{easy, restricted, direct, false},
 		{easy, cone, direct, false},
@@ -133,6 +133,9 @@ func specials() []scenario {
 			hosttest.RouterConfig{Kind: hosttest.Blocked, IPv6: true})},
 		{"IPv6 on one side", "easy NAT, IPv6 with firewall", "easy NAT", direct, false, each(
 			hosttest.RouterConfig{Kind: hosttest.Easy, IPv6: true}, easy)},
+		{"just started", "easy NAT, just started", "the same", direct, false, fresh(each(easy, easy))},
+		{"just started, symmetric", "address-restricted NAT, just started", "symmetric NAT, just started", direct, false, fresh(each(
+			hosttest.RouterConfig{Kind: hosttest.Restricted}, symmetric))},
 		{"short time-out", "easy NAT that forgets after 10 s", "the same", direct, false, each(
 			hosttest.RouterConfig{Kind: hosttest.Easy, Timeout: 10},
 			hosttest.RouterConfig{Kind: hosttest.Easy, Timeout: 10})},
@@ -144,6 +147,14 @@ func each(a, b hosttest.RouterConfig) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
 		w.join(t, w.a, a)
 		w.join(t, w.b, b)
+	}
+}
+
+// fresh lets nodes meet as soon as they have a relay.
+func fresh(build func(*testing.T, *world)) func(*testing.T, *world) {
+	return func(t *testing.T, w *world) {
+		build(t, w)
+		w.fresh = true
 	}
 }
 
