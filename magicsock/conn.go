@@ -19,6 +19,7 @@ import (
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/relayactor"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
+	"github.com/nodetun/nodetun/relay/relayclient"
 )
 
 // Errors of AddNodeAddr.
@@ -168,12 +169,16 @@ func New(cfg Config) (*Conn, error) {
 	c.paths = newPaths(nodemap.New(nodemap.Config{
 		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch,
 	}), cfg.TunPrefixes)
+	proxy := relayclient.ProxyFromEnvironment
+	if cfg.Underlay != nil {
+		proxy = nil
+	}
 	c.relays = relayactor.New(relayactor.Config{
 		Key: cfg.Key, Logger: cfg.Logger,
 		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged, LinkChanged: c.relayLink,
 		Control:    udpconn.MarkControl(cfg.Fwmark, cfg.Logger),
 		Configured: cfg.Relays, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
-		Dial: under.DialTCP,
+		Dial: under.DialTCP, Proxy: proxy,
 	})
 	c.home.Store(new(identity.RelayURL))
 	c.relays.Prefer(cfg.Relays)

@@ -74,13 +74,17 @@ func newSurvey(c *Conn) *survey {
 	for _, url := range c.cfg.Relays {
 		relays = append(relays, relay.Node{URL: url, STUNPort: relay.DefaultSTUNPort})
 	}
+	proxy := http.ProxyFromEnvironment
+	if c.cfg.Underlay != nil {
+		proxy = nil
+	}
 	s.checker = netcheck.New(netcheck.Config{
 		Send:   func(b []byte, to netip.AddrPort) error { return c.write(b, 0, 0, to) },
 		Relays: relays, STUN: c.cfg.STUN,
 		HaveV4: func() bool { return s.have(false) }, HaveV6: func() bool { return s.have(true) },
 		PortmapProbe: s.probePortmap, Control: control,
 		Dial: c.under.DialTCP, Lookup: c.under.Lookup, NoICMP: c.cfg.Underlay != nil,
-		Proxy: http.ProxyFromEnvironment, InsecureTLS: c.cfg.InsecureRelayTLS, Logger: c.log, Addrs: s.seen,
+		Proxy: proxy, InsecureTLS: c.cfg.InsecureRelayTLS, Logger: c.log, Addrs: s.seen,
 		Progress: func(p netcheck.Progress) {
 			if s.progress != nil { // called by Run, which has the turn
 				s.progress(p)

@@ -103,11 +103,16 @@ func (l *link) run(ctx context.Context) {
 func (l *link) dial(ctx context.Context) (*relayclient.Client, error) {
 	a := l.actor
 	a.count.dials.Add(1)
+	proxy := a.cfg.Proxy
+	if l.foreign {
+		proxy = nil // what it reaches cannot be checked (S10)
+	}
 	client, err := relayclient.Dial(ctx, relayclient.Config{
 		URL:     l.url,
 		Key:     a.cfg.Key,
 		Dial:    a.cfg.Dial,
 		Control: a.control(l.foreign),
+		Proxy:   proxy,
 		TLS:     a.tls,
 		Queue:   l.queue,
 		Logger:  a.logger,

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +44,9 @@ type Config struct {
 	// Dial opens the TCP connection; nil means a net.Dialer with Control that
 	// races both address families.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Proxy names the HTTP proxy for a relay's URL, nil for none; a nil function
+	// means no proxy. See ProxyFromEnvironment.
+	Proxy func(relay *url.URL) (*url.URL, error)
 	// Control is called on each socket before it connects; it may be nil.
 	Control func(network, address string, c syscall.RawConn) error
 	// TLS is used for https; nil means the system's roots. The server name is
@@ -63,14 +67,20 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.URL.IsZero() || cfg.Key == nil {
 		return nil, errors.New("relay dial: no URL or no key")
 	}
-	raw, err := dialTCP(ctx, cfg)
+	raw, proxy, err := dialThrough(ctx, &cfg)
 	if err != nil {
 		return nil, fmt.Errorf("relay dial: %w", err)
 	}
 	conn := relay.NewConn(raw, writeStall)
 	conn.GiveUpAfter(relay.ClientPongTimeout)
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	c, err := logIn(ctx, cfg, conn)
+	if proxy != nil {
+		conn.Conn, err = tunnel(raw, proxy, relayAddress(&cfg))
+	}
+	var c *Client
+	if err == nil {
+		c, err = logIn(ctx, cfg, conn)
+	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -84,7 +94,8 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-func dialTCP(ctx context.Context, cfg Config) (net.Conn, error) {
+// relayAddress is where the relay listens, host:port.
+func relayAddress(cfg *Config) string {
 	u := cfg.URL.Parsed()
 	port := u.Port()
 	switch {
@@ -94,11 +105,15 @@ func dialTCP(ctx context.Context, cfg Config) (net.Conn, error) {
 	default:
 		port = "80"
 	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+func dialTCP(ctx context.Context, cfg *Config, address string) (net.Conn, error) {
 	dial := cfg.Dial
 	if dial == nil {
 		dial = (&net.Dialer{FallbackDelay: familyDelay, Control: cfg.Control}).DialContext
 	}
-	return dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	return dial(ctx, "tcp", address)
 }
 
 func isTLS(scheme string) bool { return scheme != "http" && scheme != "ws" }
