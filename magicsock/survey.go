@@ -183,7 +183,7 @@ func (s *survey) use() {
 		return
 	}
 	c.relays.Prefer(s.checker.Order(nil))
-	nat := nodemap.NAT{Hard: r.MappingVariesV4.IsTrue(), Step: r.PortDelta}
+	nat := nodemap.NAT{Hard: r.MappingVariesV4.IsTrue(), Easy: r.MappingVariesV4.IsFalse(), Step: r.PortDelta}
 	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { m.SetOwnNAT(nat); return nil }))
 	if c.cfg.OnNetInfo != nil {
 		c.cfg.OnNetInfo()

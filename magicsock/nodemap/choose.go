@@ -153,6 +153,7 @@ func (m *Map) nextDue(now time.Time, n *node) time.Time {
 	if n.turn.pending {
 		t = n.turn.pendingAt
 	}
+	t = earlier(t, n.turn.late)
 	if n.turn.announces > 0 {
 		t = earlier(t, n.turn.announceAt)
 	}
@@ -167,6 +168,9 @@ func (m *Map) nextDue(now time.Time, n *node) time.Time {
 	}
 	p := n.usableBest(now)
 	if p == nil {
+		if m.nat.Hard && m.mayPunch(n.use.indirect.Add(punchDelay), n, punchDelay) {
+			t = earlier(t, later(n.use.indirect.Add(punchDelay), n.turn.callMe.Add(callMeAnswer)))
+		}
 		return earlier(t, n.searchAt(now))
 	}
 	t = earlier(t, earlier(p.lastPong.Add(trustTime), n.pingDue(p)))

@@ -11,6 +11,7 @@ const (
 	retryPing    = time.Second             // the same while something is unanswered
 	pingTimeout  = 5 * time.Second         // a later pong is ignored
 	discoveryGap = 5 * time.Second         // smallest gap of discovery pings on one address, of rounds, of call-me-maybes
+	callMeWait   = 300 * time.Millisecond  // pings behind a hard NAT wait so long after the call-me-maybe that opens the other one
 	callMeAnswer = 2 * time.Second         // smallest gap of a call-me-maybe that answers one
 	upgradeGap   = 60 * time.Second        // gap of rounds that look for something better
 	goodEnough   = 5 * time.Millisecond    // no such round at or below this latency
@@ -53,7 +54,8 @@ const (
 	maxInflight   = 128              // pings in flight to one node
 	punchPackets  = 256              // of one attempt to get through a hard NAT …
 	punchGap      = time.Minute      // … of which there is one in this time and node …
-	punchDelay    = 2 * time.Second  // … after simpler means had their chance
+	punchDelay    = 2 * time.Second  // … after simpler means had their chance …
+	punchEarly    = time.Second      // … for the side that is asked, whose clock began later
 	trickle       = 8                // given-up addresses tried in one round of a paired node that is alive
 	announceTries = 3                // pings to the addresses of an idle node after a network change
 

@@ -232,6 +232,30 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 	}
 	named := m.filter.Select(addrs, SourceRelay)
 	m.enterNamed(now, n, named)
+	m.answerCallMe(now, n, gap)
+	m.trickle(now, n)
+	m.punchSpray(now, n, named)
+	m.settle(now, n, "")
+	return m.done()
+}
+
+// answerCallMe pings all addresses, and asks for the same if that was not done in
+// the last gap: both have to ping at one time. Behind a NAT that shows each
+// destination another port nobody can ping us first, and our ping has to find the
+// other NAT open for our address: it waits until the node has pinged.
+func (m *Map) answerCallMe(now time.Time, n *node, gap time.Duration) {
+	asked := !n.settled(now) && m.callMe(now, n, gap)
+	if asked && !m.nat.Easy {
+		n.turn.late = now.Add(callMeWait)
+		return
+	}
+	m.pingCalled(now, n)
+}
+
+// pingCalled pings what a call-me-maybe named, if need be before its time, but not
+// more than once in 5 s (S9).
+func (m *Map) pingCalled(now time.Time, n *node) {
+	n.turn.late = time.Time{}
 	over := age(now, n.turn.callMeOver) >= discoveryGap
 	if over {
 		n.turn.callMeOver = now
@@ -239,13 +263,6 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 	for _, p := range n.paths {
 		m.probe(now, n, p, probeWhy{over: over})
 	}
-	m.trickle(now, n)
-	m.punchSpray(now, n, named)
-	if !n.settled(now) { // it may have missed ours: both have to ping at one time
-		m.callMe(now, n, gap)
-	}
-	m.settle(now, n, "")
-	return m.done()
 }
 
 // enterNamed enters the addresses of a call-me-maybe. Pongs of others are

@@ -280,6 +280,7 @@ func TestRelayPongKeepsLatencyOnly(t *testing.T) {
 func TestCallMeMaybe(t *testing.T) {
 	url := testURL(t, relayA)
 	w := newWorld(t, nil)
+	w.m.SetOwnNAT(NAT{Easy: true})
 	list := []netip.AddrPort{bobUDP, netip.MustParseAddrPort("[fe80::1]:5"), netip.MustParseAddrPort("127.0.0.1:5")}
 	wantKinds(t, "unknown node", w.m.HandleCallMeMaybe(w.now, bob, url, list))
 	w.add(bob, relayA)
@@ -288,8 +289,8 @@ func TestCallMeMaybe(t *testing.T) {
 	if got := pings(acts); !slices.Equal(got, []netip.AddrPort{bobUDP}) {
 		t.Errorf("pings %v", got)
 	}
-	if acts[0].Size != paddedSize {
-		t.Errorf("size %d", acts[0].Size)
+	if acts[0].Kind != SendCallMeMaybe || acts[1].Size != paddedSize {
+		t.Errorf("%v, then a %v of %d bytes", acts[0].Kind, acts[1].Kind, acts[1].Size)
 	}
 }
 

@@ -63,6 +63,7 @@ type rounds struct {
 	last       time.Time // of all addresses
 	callMe     time.Time // call-me-maybe sent
 	blind      bool      // nothing had been heard of the node for a while then: it may not have got it
+	late       time.Time // when to ping the addresses of a call-me-maybe; zero: done
 	callMeOver time.Time // a received call-me-maybe last overrode the ping gap
 	retry      time.Time // addresses that had answered, tried again
 	discover   time.Time

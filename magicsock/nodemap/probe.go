@@ -140,13 +140,14 @@ func (m *Map) askRelay(now time.Time, n *node, url identity.RelayURL) {
 }
 
 // callMe asks the node to ping us, unless that was done less than gap ago.
-func (m *Map) callMe(now time.Time, n *node, gap time.Duration) {
+func (m *Map) callMe(now time.Time, n *node, gap time.Duration) bool {
 	if n.relay.url.IsZero() || age(now, n.turn.callMe) < gap || m.limited(n) || m.cfg.Punch == PunchOff {
-		return
+		return false
 	}
 	n.turn.callMe, n.turn.blind = now, age(now, n.use.heard) >= unreachableTime
 	m.add(Action{Kind: SendCallMeMaybe, Node: n.id, To: RelayAddr(n.relay.url)})
 	m.punchSockets(now, n)
+	return true
 }
 
 // discover asks discovery, at most once in 5 s.

@@ -40,16 +40,16 @@ func (m *Map) SetPeerNAT(id identity.NodeID, nat NAT) {
 }
 
 // mayPunch says that an attempt for the node is due: something is to be sent, and
-// simpler means have had their time.
-func (m *Map) mayPunch(now time.Time, n *node) bool {
+// simpler means have had their time, delay.
+func (m *Map) mayPunch(now time.Time, n *node, delay time.Duration) bool {
 	return m.cfg.Punch == PunchNormal && n.paired && m.nat.Hard != n.nat.Hard &&
 		n.awake(now) && n.usableBest(now) == nil &&
-		waited(now, n.use.indirect, punchDelay) && age(now, n.turn.punch) >= punchGap
+		waited(now, n.use.indirect, delay) && age(now, n.turn.punch) >= punchGap
 }
 
 // punchSockets begins an attempt on the hard side.
 func (m *Map) punchSockets(now time.Time, n *node) {
-	if !m.nat.Hard || !m.mayPunch(now, n) {
+	if !m.nat.Hard || !m.mayPunch(now, n, punchDelay) {
 		return
 	}
 	for _, a := range n.nat.Public {
@@ -65,7 +65,7 @@ func (m *Map) punchSockets(now time.Time, n *node) {
 // itself named in a call-me-maybe. The ports of a NAT that counts are named, too,
 // and need no luck.
 func (m *Map) punchSpray(now time.Time, n *node, named []netip.AddrPort) {
-	if !n.nat.Hard || n.nat.Step != 0 || !m.mayPunch(now, n) {
+	if !n.nat.Hard || n.nat.Step != 0 || !m.mayPunch(now, n, punchEarly) {
 		return
 	}
 	for _, a := range n.nat.Public {

@@ -120,3 +120,35 @@ func TestPunchThroughUnknownPort(t *testing.T) {
 	hard.source = lucky
 	wantConn(t, easy, hard, ConnDirect)
 }
+
+// A node whose NAT lets in any port of an address that was sent to, and one whose
+// NAT shows each destination another port: direct at once, whoever begins.
+func TestScenarioRestrictedAndHard(t *testing.T) {
+	for _, hardBegins := range []bool{false, true} {
+		s := newSim(t)
+		s.relayUp = true
+		a, hard := s.node(1, addrA), s.node(2, addrB)
+		outside := netip.AddrPortFrom(hard.local.Addr(), 61234) // as a sees it
+		hard.m.SetOwnNAT(NAT{Hard: true})
+		a.m.SetOwnNAT(NAT{Easy: true})
+		opened := false // a's NAT, for the address of the other
+		s.drop = func(from, to netip.AddrPort, _ int) bool {
+			if from == a.local {
+				opened = true
+				return to != outside // its mapping for a is only there for what a answers
+			}
+			return !opened
+		}
+		hard.source, hard.fixed, hard.aliases = outside, outside, []netip.AddrPort{outside}
+		first, second := a, hard
+		if hardBegins {
+			first, second = hard, a
+		}
+		first.introduce(second, true)
+		first.stream(second, 100*time.Millisecond, 3*time.Second)
+		s.run(time.Second)
+		if c := first.conn(second); c != ConnDirect {
+			t.Errorf("hard begins %v: path is %v after a second", hardBegins, c)
+		}
+	}
+}

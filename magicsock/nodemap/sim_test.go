@@ -105,6 +105,7 @@ type simNode struct {
 	local   netip.AddrPort // its address as others see it
 	aliases []netip.AddrPort
 	source  netip.AddrPort // answers leave from the address that was asked
+	fixed   netip.AddrPort // all the rest from here, if set
 	nat     bool
 	mapping time.Duration // how long its NAT keeps a mapping without packets; 0: for ever
 	opened  map[netip.AddrPort]time.Time
@@ -253,7 +254,7 @@ func (a *simNode) send(to Addr, id identity.NodeID, p packet) {
 			b.opened[from] = b.now
 			b.source = to.UDP
 			b.receive(UDPAddr(from), p)
-			b.source = netip.AddrPort{}
+			b.source = b.fixed
 		}
 	})
 }

@@ -48,6 +48,9 @@ func (m *Map) service(now time.Time, n *node, reason Reason) {
 		}
 		m.tendRelay(now, n)
 	}
+	if due(now, n.turn.late) {
+		m.pingCalled(now, n)
+	}
 	m.announce(now, n)
 	m.flushPending(now, n)
 	m.settle(now, n, reason)
@@ -109,6 +112,9 @@ func (m *Map) search(now time.Time, n *node) {
 		if !n.settled(now) && age(now, n.use.want) >= discoveryGap {
 			m.discover(now, n)
 		}
+	}
+	if m.nat.Hard && m.mayPunch(now, n, punchDelay) {
+		m.callMe(now, n, callMeAnswer)
 	}
 	for _, p := range n.paths {
 		if due(now, n.roomDue(p)) || p.narrow() {

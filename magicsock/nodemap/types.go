@@ -80,8 +80,9 @@ type Features struct {
 
 // NAT is what is known about the NAT before a node.
 type NAT struct {
-	// Hard: each destination sees another port.
-	Hard bool
+	// Hard: each destination sees another port. Easy: all see the same. Neither:
+	// not known.
+	Hard, Easy bool
 	// Step is how far the ports of a hard NAT are apart that counts them up, 0
 	// for one that does not.
 	Step int
