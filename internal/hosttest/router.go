@@ -66,7 +66,7 @@ type Router struct {
 	part    int // last part of its public addresses
 	taken   int // addresses given out inside
 	gateway string
-	ports   [2]int // range of ports outside, after Remap
+	shift   int // how far Remap moved a port
 }
 
 // Router makes a router on the public network.

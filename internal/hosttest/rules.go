@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// Sizes of ranges of ports outside.
+// Ports of mappings.
 const (
 	sequentialFirst = 20000 // first port of a Sequential router
 	sequentialPorts = 4096  // so many before it begins anew
-	remapPorts      = 1000  // in a range of Remap
+	nodetunPort     = 41820 // which Remap is about
 )
 
 // load replaces the rules of the router by those of its kind.
@@ -90,22 +90,19 @@ func (r *Router) translate() string {
 		}
 		udp := fmt.Sprintf("meta l4proto udp snat ip to numgen inc mod %d map { %s }", sequentialPorts, strings.Join(ports, ", "))
 		return udp + fmt.Sprintf("\n    oifname %q masquerade", r.Outside)
-	case r.ports != [2]int{}:
-		return fmt.Sprintf("meta l4proto udp masquerade to :%d-%d\n    oifname %q masquerade", r.ports[0], r.ports[1], r.Outside)
+	case r.shift != 0:
+		return fmt.Sprintf("udp sport %d masquerade to :%d\n    oifname %q masquerade", nodetunPort, nodetunPort+r.shift, r.Outside)
 	default:
 		return "masquerade"
 	}
 }
 
 // Remap makes the router forget all mappings of UDP, as one that is switched
-// off and on does, and map to other ports than before.
+// off and on does, and map nodetun's usual port to another one than before, the
+// same for every destination as before.
 func (r *Router) Remap(t testing.TB) {
 	t.Helper()
-	first := 30000
-	if r.ports[0] != 0 {
-		first = r.ports[0] + remapPorts
-	}
-	r.ports = [2]int{first, first + remapPorts - 1}
+	r.shift++
 	r.load(t)
 	r.Forget(t)
 }

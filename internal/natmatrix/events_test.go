@@ -90,8 +90,15 @@ func events() []event {
 			return time.Now(), 0
 		}},
 		{name: "relay killed, no direct path", nets: hosttest.Blocked, path: relay, gap: backWithin, change: func(t *testing.T, s *site) (time.Time, time.Duration) {
-			s.killRelay(t)
-			return time.Now(), 0
+			was := s.killRelay(t)
+			killed := time.Now()
+			hosttest.Eventually(t, backWithin, "another relay takes over", func() error {
+				if p := s.a.Status(t).Peers[0]; p.Path != relay || p.Endpoint == was {
+					return fmt.Errorf("%s by %s", p.Path, p.Endpoint)
+				}
+				return nil
+			})
+			return killed, 0
 		}},
 		{name: "asleep for 20 s, mappings last 10 s", gap: wakeWithin, change: func(t *testing.T, s *site) (time.Time, time.Duration) {
 			began := time.Now()
@@ -113,8 +120,8 @@ func pass(t *testing.T, d time.Duration) {
 }
 
 // killRelay ends the relay that packets go through, or while they need none the
-// one that a is at home at.
-func (s *site) killRelay(t *testing.T) {
+// one that a is at home at, and returns its URL.
+func (s *site) killRelay(t *testing.T) (url string) {
 	t.Helper()
 	status := s.a.Status(t)
 	used := status.Self.Relay
@@ -125,10 +132,11 @@ func (s *site) killRelay(t *testing.T) {
 		if used == hosttest.RelayURL(i) {
 			p.Signal(syscall.SIGKILL)
 			p.Wait(t, 5*time.Second)
-			return
+			return used
 		}
 	}
 	t.Fatalf("which relay is %q?", used)
+	return ""
 }
 
 // An ssh session and an iperf3 live through each change of the network.
