@@ -1,3 +1,5 @@
-// Package portmaptest is a router for tests of port mappings, and a small
-// network in memory to reach it.
+// Package portmaptest is a router that maps ports, for tests: it speaks PCP,
+// NAT-PMP and UPnP IGD at an address of this host or of a network namespace. What
+// a mapping does is up to the test, see Options.Map. Requests are served by three
+// goroutines that Close ends; all methods may be called concurrently.
 package portmaptest
