@@ -25,7 +25,7 @@ const (
 	floodRate   = 50_000 // packets a second
 	floodTime   = 10 * time.Second
 	floodMemory = 8 << 20 // bytes of growth in its second half: the first fills pools
-	floodLog    = 8 << 10  // bytes of log
+	floodLog    = 8 << 10 // bytes of log
 )
 
 // S6, S7, S8: garbage, foreign and truncated packets, real ones again, from the
