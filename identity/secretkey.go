@@ -111,6 +111,32 @@ var relayV3Message = []byte{3}
 // covers the one byte 03: it is constant and may be replayed (S1, S2).
 func (k *SecretKey) SignRelayV3() []byte { return ed25519.Sign(k.private, relayV3Message) }
 
+// loginPrefix goes before what SignLogin signs.
+const loginPrefix = "nodetun relay login 1\x00"
+
+// LoginMessage returns what a login to a relay of nodetun signs: the prefix, the
+// length of host in one byte, host, the relay's challenge and the NodeID. host is
+// what the client dialled, in lower case, with port, at most 255 bytes.
+func LoginMessage(host string, challenge [32]byte, id NodeID) ([]byte, error) {
+	if len(host) == 0 || len(host) > 255 {
+		return nil, fmt.Errorf("relay host of %d bytes, want 1 to 255", len(host))
+	}
+	m := append([]byte(loginPrefix), byte(len(host)))
+	m = append(m, host...)
+	m = append(m, challenge[:]...)
+	return append(m, id[:]...), nil
+}
+
+// SignLogin proves this node to one relay, once: the signature covers the relay's
+// name and a challenge that it drew (S1).
+func (k *SecretKey) SignLogin(host string, challenge [32]byte) ([]byte, error) {
+	m, err := LoginMessage(host, challenge, k.NodeID())
+	if err != nil {
+		return nil, err
+	}
+	return ed25519.Sign(k.private, m), nil
+}
+
 // ResetKey derives the key of QUIC stateless resets from the seed and a salt
 // that belongs to this installation (S4).
 func (k *SecretKey) ResetKey(salt []byte) [32]byte {

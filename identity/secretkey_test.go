@@ -66,7 +66,7 @@ func TestECDHNotAPoint(t *testing.T) {
 // S1: the identity key signs through functions with a fixed purpose only, and
 // does not leave its type. A new method has to be thought about here.
 func TestNoSigningOracle(t *testing.T) {
-	known := []string{"ECDH", "Format", "LogValue", "NodeID", "PortmapSecret", "ResetKey", "SignRelayV3", "SignTLS", "String"}
+	known := []string{"ECDH", "Format", "LogValue", "NodeID", "PortmapSecret", "ResetKey", "SignLogin", "SignRelayV3", "SignTLS", "String"}
 	kind := reflect.TypeFor[*SecretKey]()
 	var got []string
 	for n := range kind.NumMethod() {
@@ -90,6 +90,15 @@ func TestSignaturesApart(t *testing.T) {
 		if id.Verify(relayV3Message, key.SignTLS(spki)) {
 			t.Errorf("the TLS signature of %x is a relay login", spki)
 		}
+	}
+	login, err := key.SignLogin("relay.example:443", [32]byte{3})
+	if err != nil || id.Verify(relayV3Message, login) {
+		t.Errorf("an answer to a challenge is a constant login, %v", err)
+	}
+	message, err := LoginMessage("r:1", [32]byte{0: 9, 31: 8}, id)
+	want := append(append([]byte("nodetun relay login 1\x00\x03r:1\x09"), make([]byte, 30)...), 8)
+	if want = append(want, id[:]...); err != nil || !bytes.Equal(message, want) {
+		t.Errorf("the message of a login is %x, %v", message, err)
 	}
 	if !bytes.Equal(TLSMessage([]byte{1, 2}), []byte("libp2p-tls-handshake:\x01\x02")) {
 		t.Error("the TLS prefix is wrong")

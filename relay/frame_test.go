@@ -112,7 +112,7 @@ func TestLogin(t *testing.T) {
 		{"small order key", append(append([]byte(loginMagic), append([]byte{1}, make([]byte, 95)...)...), 3), ErrLogin},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			id, err := ParseClientInfo(test.body)
+			id, _, err := ParseClientInfo(test.body, nil)
 			if !errors.Is(err, test.want) {
 				t.Fatalf("got %v, want %v", err, test.want)
 			}
@@ -230,7 +230,8 @@ func FuzzReader(f *testing.F) {
 func parseBody(t Type, body []byte) {
 	switch t {
 	case TypeClientInfo:
-		_, _ = ParseClientInfo(body)
+		_, _, _ = ParseClientInfo(body, nil)
+		_, _, _ = ParseClientInfo(body, &Challenge{Host: "relay.example:443"})
 	case TypeSendPacket, TypeRecvPacket:
 		_, payload, _ := ParsePacket(body)
 		for len(payload) > 0 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -28,11 +29,16 @@ func (a *app) relayCommand() *cobra.Command {
 	flags.BoolVar(&everyone, "everyone", false, "let everyone use the relay")
 	flags.StringArrayVar(&allow, "allow", nil, "let this NodeID use the relay and no others (repeatable)")
 	flags.StringArrayVar(&deny, "deny", nil, "let everyone but this NodeID use the relay (repeatable)")
+	flags.StringArrayVar(&cfg.Hosts, "host", nil, "name or name:port under which nodes dial this relay, besides those of the certificate (repeatable)")
+	flags.BoolVar(&cfg.RequireChallenge, "require-challenge", false, "refuse logins that could be a replay, as those of iroh-net 0.28 could")
 	cmd.MarkFlagsMutuallyExclusive("everyone", "allow", "deny")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error
 		if cfg.Access, err = relayAccess(everyone, allow, deny); err != nil {
 			return usage(err)
+		}
+		if !cfg.Dev {
+			cfg.LoginsFile = filepath.Join(a.stateDir, "relay-logins")
 		}
 		cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 		server, err := relayserver.New(cfg)

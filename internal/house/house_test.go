@@ -24,7 +24,7 @@ var layers = map[string][]string{
 	"internal/vnet":       {},
 	"internal/packet":     {},
 	"internal/nstest":     {},
-	"internal/hosttest":   {"internal/nstest"},
+	"internal/hosttest":   {"internal/nstest", "magicsock/portmap/portmaptest"},
 	"internal/natmatrix":  {},
 	"internal/bench":      {},
 	"internal/house":      {},
@@ -81,6 +81,7 @@ var homes = map[string][]string{
 	"github.com/coder/websocket":       {"relay/relayserver", "relay/relayclient"},
 	"github.com/coreos/go-systemd/v22": {"internal/daemon"},
 	"filippo.io/edwards25519":          {"identity"},
+	"github.com/hashicorp/golang-lru":  {"relay/relayserver"},
 }
 
 type goPackage struct {

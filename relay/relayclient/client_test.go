@@ -100,6 +100,7 @@ func TestBetweenClients(t *testing.T) {
 				cfg.TLS, clientTLS = server, &tls.Config{RootCAs: roots}
 				cfg.Access.Mode = relayserver.AccessEveryone
 			}
+			cfg.RequireChallenge = true // the client answers it
 			r := relaytest.Start(t, cfg)
 			dial := func() (*relayclient.Client, *recorder, identity.NodeID, func() error) {
 				key := identity.GenerateSecretKey()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -105,7 +106,7 @@ func relayAddress(cfg *Config) string {
 	default:
 		port = "80"
 	}
-	return net.JoinHostPort(u.Hostname(), port)
+	return net.JoinHostPort(strings.TrimSuffix(u.Hostname(), "."), port)
 }
 
 func dialTCP(ctx context.Context, cfg *Config, address string) (net.Conn, error) {
@@ -136,13 +137,13 @@ func logIn(ctx context.Context, cfg Config, raw *relay.Conn) (*Client, error) {
 	if port := u.Port(); port != "" {
 		host += ":" + port
 	}
-	first, err := upgrade(conn, host)
+	first, login, err := upgrade(conn, host, cfg.Key, strings.ToLower(relayAddress(&cfg)))
 	if err != nil {
 		return nil, err
 	}
 	// The login may leave only now: a server that finds bytes behind the
 	// request gives up.
-	if _, err := conn.Write(relay.AppendClientInfo(nil, cfg.Key)); err != nil {
+	if _, err := conn.Write(login); err != nil {
 		return nil, err
 	}
 	return newClient(cfg, raw, conn, first), nil
@@ -161,26 +162,46 @@ func tlsConfig(base *tls.Config, host string) *tls.Config {
 	return cfg
 }
 
-// upgrade asks for the relay protocol and returns what was read behind the
-// answer. It is written by hand because net/http takes a 101 for a switch only
+// upgrade asks for the relay protocol and returns the login that the answer calls
+// for, and what was read behind the answer. dialled is the relay's name for the
+// login. It is written by hand because net/http takes a 101 for a switch only
 // with a Connection header, which iroh's relays do not send.
-func upgrade(conn net.Conn, host string) (first []byte, err error) {
-	request := "GET /relay HTTP/1.1\r\nHost: " + host + "\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol + "\r\n\r\n"
+func upgrade(conn net.Conn, host string, key *identity.SecretKey, dialled string) (first, login []byte, err error) {
+	request := "GET /relay HTTP/1.1\r\nHost: " + host + "\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol +
+		"\r\n" + relay.LoginHeader + ": " + dialled + "\r\n\r\n"
 	if _, err := io.WriteString(conn, request); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	br := bufio.NewReader(io.LimitReader(conn, maxResponse))
 	response, err := http.ReadResponse(br, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUpgrade, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrUpgrade, err)
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		_ = response.Body.Close()
-		return nil, fmt.Errorf("%w: status %d", ErrUpgrade, response.StatusCode)
+		return nil, nil, fmt.Errorf("%w: status %d", ErrUpgrade, response.StatusCode)
 	}
 	if got := response.Header.Get("Upgrade"); !strings.EqualFold(got, upgradeProtocol) {
-		return nil, fmt.Errorf("%w: it upgrades to %q", ErrUpgrade, identity.Clean(got, 32))
+		return nil, nil, fmt.Errorf("%w: it upgrades to %q", ErrUpgrade, identity.Clean(got, 32))
+	}
+	if login, err = loginFor(response.Header.Values(relay.ChallengeHeader), key, dialled); err != nil {
+		return nil, nil, err
 	}
 	first, err = br.Peek(br.Buffered())
-	return first, err
+	return first, login, err
+}
+
+// loginFor returns the login for a relay that sent these challenges: without one
+// that of version 3.
+func loginFor(challenges []string, key *identity.SecretKey, dialled string) ([]byte, error) {
+	if len(challenges) == 0 {
+		return relay.AppendClientInfo(nil, key), nil
+	}
+	c := relay.Challenge{Host: dialled}
+	data, err := hex.DecodeString(challenges[0])
+	if err != nil || len(challenges) != 1 || len(data) != len(c.Data) {
+		return nil, fmt.Errorf("%w: its challenge is not one of %d bytes", ErrUpgrade, len(c.Data))
+	}
+	copy(c.Data[:], data)
+	return relay.AppendChallengeLogin(nil, key, c)
 }

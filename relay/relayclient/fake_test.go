@@ -69,7 +69,7 @@ func (f *fakeRelay) logIn(request *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, err = relay.ParseClientInfo(body)
+	_, _, err = relay.ParseClientInfo(body, nil)
 	return err
 }
 
@@ -92,6 +92,15 @@ func TestUpgradeRequest(t *testing.T) {
 	}
 }
 
+// challenges is an upgrade with these challenges.
+func challenges(list ...string) string {
+	head := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: iroh derp http\r\n"
+	for _, c := range list {
+		head += relay.ChallengeHeader + ": " + c + "\r\n"
+	}
+	return head + "\r\n"
+}
+
 func TestDialErrors(t *testing.T) {
 	for name, answer := range map[string]string{
 		"not found": "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
@@ -101,6 +110,12 @@ func TestDialErrors(t *testing.T) {
 		"not HTTP":         "SSH-2.0-OpenSSH_9.9\r\n\r\n",
 		"endless head":     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: " + strings.Repeat("x", 100<<10),
 		"nothing":          "",
+		// S1: what is signed is exactly 32 bytes of the server's.
+		"short challenge": challenges(strings.Repeat("00", 31)),
+		"long challenge":  challenges(strings.Repeat("00", 33)),
+		"no hex":          challenges(strings.Repeat("zz", 32)),
+		"empty challenge": challenges(""),
+		"two challenges":  challenges(strings.Repeat("00", 32), strings.Repeat("00", 32)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := relayclient.Dial(t.Context(), relayclient.Config{

@@ -34,6 +34,7 @@ type client struct {
 	server *Server
 	id     identity.NodeID
 	addr   netip.Addr
+	fresh  bool // it answered a challenge
 	conn   transport
 	queue  *relay.Queue
 	live   atomic.Bool // registered: it takes part in forwarding
@@ -61,12 +62,13 @@ type probe struct {
 	done chan struct{} // closed by the pong
 }
 
-func newClient(s *Server, id identity.NodeID, addr netip.Addr, conn transport) *client {
+func newClient(s *Server, id identity.NodeID, addr netip.Addr, conn transport, fresh bool) *client {
 	stopping := make(chan struct{})
 	return &client{
 		server: s,
 		id:     id,
 		addr:   addr,
+		fresh:  fresh,
 		conn:   conn,
 		queue:  relay.NewQueue(&s.pool),
 		stop: sync.OnceFunc(func() {
@@ -85,10 +87,8 @@ func (c *client) serve() {
 	stopOnShutdown := context.AfterFunc(s.shutdown, c.stop)
 	var wg sync.WaitGroup
 	readDone := make(chan struct{})
-	if now, ok := s.registry.swap(nil, c); ok {
-		c.enter(nil)
-	} else {
-		wg.Go(func() { c.contest(ctx, now) })
+	if holder := c.register(); holder != nil {
+		wg.Go(func() { c.contest(ctx, holder) })
 	}
 	wg.Go(func() { c.writeLoop(readDone) })
 
@@ -100,6 +100,24 @@ func (c *client) serve() {
 	wg.Wait()
 	c.leave()
 	s.logger.Debug("relay client left", "node", c.id, "error", err)
+}
+
+// register takes the place of the node. One who answered a challenge takes it from
+// whoever has it: that connection may be one that a NAT on the way forgot. For any
+// other login the holder is returned.
+func (c *client) register() (holder *client) {
+	var old *client
+	for {
+		now, ok := c.server.registry.swap(old, c)
+		if ok {
+			c.enter(old)
+			return nil
+		}
+		if !c.fresh {
+			return now
+		}
+		old = now
+	}
 }
 
 // contest asks for the place of a client with the same key. A login of version
@@ -131,6 +149,7 @@ func (c *client) enter(old *client) {
 	c.live.Store(true)
 	if old != nil {
 		old.live.Store(false)
+		old.queue.PushControl(relay.AppendHealth(nil, "another connection with this key took its place"))
 		old.stop()
 	}
 	c.server.count.accepts.Add(1)

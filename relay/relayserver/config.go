@@ -28,6 +28,15 @@ type Config struct {
 	// Dev allows plain HTTP, lets everybody in if Access says nothing, and
 	// turns the limits off that are not set.
 	Dev bool
+	// Hosts are names under which clients dial this relay, "host" or "host:port".
+	// Those of the certificate need not be told. A login covers the name (S1).
+	Hosts []string
+	// RequireChallenge refuses logins that can be replayed, as those of iroh-net
+	// 0.28 can (S2).
+	RequireChallenge bool
+	// LoginsFile remembers the nodes that answered a challenge: nobody gets in as
+	// one of them by a replay. Empty means until the process ends.
+	LoginsFile string
 	// Access says who may use the relay. There is no default without Dev (S26).
 	Access Access
 	// Limits bound what one address or client may do.

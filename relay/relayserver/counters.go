@@ -10,6 +10,7 @@ type Counters struct {
 	Clients          uint64 // logged in now
 	LoginFailures    uint64 // bad, late or of another version
 	LoginsDenied     uint64 // by Access
+	LoginsReplayable uint64 // refused because a challenge was to be answered
 	LoginsLimited    uint64 // too many from one prefix
 	ConnsLimited     uint64 // too many connections from one prefix
 	ReplacedRefused  uint64 // logins in the place of a client that is alive
@@ -30,7 +31,7 @@ type Counters struct {
 // counters are the live form of Counters.
 type counters struct {
 	accepts, webSocketAccepts, disconnects, loginFailures, loginsDenied atomic.Uint64
-	loginsLimited, connsLimited, replacedRefused                        atomic.Uint64
+	loginsLimited, connsLimited, loginsReplayable, replacedRefused      atomic.Uint64
 	bytesReceived, bytesSent, packetsReceived, discoReceived            atomic.Uint64
 	packetsQueued, unknownDest, packetsDropped                          atomic.Uint64
 	pings, pongs, unknownFrames                                         atomic.Uint64
@@ -44,7 +45,8 @@ func (s *Server) Counters() Counters {
 		Accepts: c.accepts.Load(), WebSocketAccepts: c.webSocketAccepts.Load(),
 		Disconnects: c.disconnects.Load(), Clients: uint64(s.registry.len()),
 		LoginFailures: c.loginFailures.Load(), LoginsDenied: c.loginsDenied.Load(),
-		LoginsLimited: c.loginsLimited.Load(), ConnsLimited: c.connsLimited.Load(),
+		LoginsReplayable: c.loginsReplayable.Load(),
+		LoginsLimited:    c.loginsLimited.Load(), ConnsLimited: c.connsLimited.Load(),
 		ReplacedRefused: c.replacedRefused.Load(),
 		BytesReceived:   c.bytesReceived.Load(), BytesSent: c.bytesSent.Load(),
 		PacketsReceived: c.packetsReceived.Load(), DiscoReceived: c.discoReceived.Load(),

@@ -1,6 +1,7 @@
 package relayserver
 
 import (
+	"bytes"
 	"crypto/tls"
 	"io"
 	"net"
@@ -122,6 +123,10 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.clients.Done()
+	challenge := s.challenge(r)
+	if challenge != nil {
+		w.Header().Set(relay.ChallengeHeader, challengeText(challenge))
+	}
 	var conn transport
 	if upgrade == "websocket" {
 		conn = upgradeSocket(w, r)
@@ -132,7 +137,7 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	s.serveConn(conn, addrOf(remote), upgrade == "websocket")
+	s.serveConn(conn, addrOf(remote), challenge, upgrade == "websocket")
 }
 
 // remoteOf returns the client's address as net/http knows it.
@@ -162,10 +167,14 @@ func upgradeStream(w http.ResponseWriter) transport {
 	default:
 		conn = relay.NewConn(conn, writeStall)
 	}
-	head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol +
-		"\r\nStrict-Transport-Security: " + strictTransport +
-		"\r\nContent-Security-Policy: " + contentPolicy + "\r\n\r\n"
-	if _, err := io.WriteString(conn, head); err != nil {
+	h := w.Header()
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", upgradeProtocol)
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = h.Write(&head)
+	head.WriteString("\r\n")
+	if _, err := conn.Write(head.Bytes()); err != nil {
 		_ = conn.Close()
 		return nil
 	}
@@ -193,9 +202,10 @@ func upgradeSocket(w http.ResponseWriter, r *http.Request) transport {
 	return newSocket(conn)
 }
 
-// serveConn takes the login and then serves the client.
-func (s *Server) serveConn(conn transport, addr netip.Addr, webSocket bool) {
-	id, err := s.logIn(conn)
+// serveConn takes the login and then serves the client. challenge is what it was
+// asked to answer, nil for nothing.
+func (s *Server) serveConn(conn transport, addr netip.Addr, challenge *relay.Challenge, webSocket bool) {
+	id, fresh, err := s.logIn(conn, challenge)
 	if err != nil {
 		s.logger.Debug("relay login failed", "addr", addr, "error", err)
 		return
@@ -203,5 +213,5 @@ func (s *Server) serveConn(conn transport, addr netip.Addr, webSocket bool) {
 	if webSocket {
 		s.count.webSocketAccepts.Add(1)
 	}
-	newClient(s, id, addr, conn).serve()
+	newClient(s, id, addr, conn, fresh).serve()
 }

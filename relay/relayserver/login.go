@@ -12,44 +12,53 @@ import (
 // errDenied ends a login of a node that may not use this relay.
 var errDenied = errors.New("node is not allowed here")
 
-// logIn reads the login of a client and decides about it. A client that is let
-// in is told nothing.
-func (s *Server) logIn(conn transport) (identity.NodeID, error) {
+// errReplayable ends a login that somebody else may have seen.
+var errReplayable = errors.New("this login could be a replay")
+
+// logIn reads the login of a client and decides about it; fresh says that it
+// answered the challenge. A client that is let in is told nothing.
+func (s *Server) logIn(conn transport, challenge *relay.Challenge) (id identity.NodeID, fresh bool, err error) {
 	late := time.AfterFunc(loginTimeout, conn.Close)
 	t, body, err := conn.Next()
 	if !late.Stop() {
 		err = errors.New("no login in time")
 	}
-	if err != nil {
-		s.count.loginFailures.Add(1)
-		return identity.NodeID{}, err
+	if err == nil && t != relay.TypeClientInfo {
+		err = fmt.Errorf("%w: first frame is %v", relay.ErrLogin, t)
 	}
-	if t != relay.TypeClientInfo {
-		s.count.loginFailures.Add(1)
-		return identity.NodeID{}, fmt.Errorf("%w: first frame is %v", relay.ErrLogin, t)
+	if err == nil {
+		id, fresh, err = relay.ParseClientInfo(body, challenge)
 	}
-	id, err := relay.ParseClientInfo(body)
-	if err != nil && !errors.Is(err, relay.ErrVersion) {
+	switch {
+	case err != nil && !errors.Is(err, relay.ErrVersion):
 		s.count.loginFailures.Add(1)
-		return identity.NodeID{}, err
-	}
-	if !s.access.allows(id) {
+		return identity.NodeID{}, false, err
+	case !s.access.allows(id):
 		s.count.loginsDenied.Add(1)
-		deny(conn)
-		return identity.NodeID{}, errDenied
-	}
-	if err != nil {
+		deny(conn, "not authenticated")
+		return identity.NodeID{}, false, errDenied
+	case err != nil:
 		s.count.loginFailures.Add(1)
-		return identity.NodeID{}, err
+		return identity.NodeID{}, false, err
+	case !fresh && (s.cfg.RequireChallenge || s.proven.has(id)):
+		s.count.loginsReplayable.Add(1)
+		deny(conn, "this relay wants its challenge answered")
+		return identity.NodeID{}, false, errReplayable
 	}
-	return id, nil
+	if fresh {
+		if err := s.proven.add(id); err != nil {
+			s.logger.Warn("a node that proved itself cannot be remembered", "error", err)
+		}
+	}
+	return id, fresh, nil
 }
 
-// deny tells the client, in iroh's words, and gives it a moment to read them.
-func deny(conn transport) {
+// deny tells the client, where iroh has words in these, and gives it a moment to
+// read them.
+func deny(conn transport, why string) {
 	timer := time.AfterFunc(lingerTime, conn.Close)
 	defer timer.Stop()
-	if conn.Write(relay.AppendHealth(nil, "not authenticated")) != nil {
+	if conn.Write(relay.AppendHealth(nil, why)) != nil {
 		return
 	}
 	conn.CloseWrite()

@@ -172,7 +172,7 @@ func pipeClient(t testing.TB, s *Server) *raw {
 		defer s.clients.Done()
 		conn := newStream(relay.NewConn(theirs, writeStall))
 		defer conn.Close()
-		s.serveConn(conn, netip.Addr{}, false)
+		s.serveConn(conn, netip.Addr{}, nil, false)
 	}()
 	t.Cleanup(func() { _ = ours.Close() })
 	br := bufio.NewReader(ours)

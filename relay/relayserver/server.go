@@ -35,6 +35,8 @@ type Server struct {
 	logger   *slog.Logger
 	access   accessList
 	logins   *rates
+	names    names
+	proven   *proven
 	registry registry
 	pool     relay.Pool
 	count    counters
@@ -62,6 +64,10 @@ func New(cfg Config) (*Server, error) {
 		logger: cfg.Logger,
 		access: newAccessList(cfg.Access),
 		logins: newRates(cfg.Limits.LoginsPerSecond),
+	}
+	s.names = newNames(&cfg)
+	if s.proven, err = openProven(cfg.LoginsFile); err != nil {
+		return nil, err
 	}
 	s.registry.clients = make(map[identity.NodeID]*client)
 	s.shutdown, s.cancel = context.WithCancel(context.Background())
@@ -182,6 +188,7 @@ func (s *Server) Close() {
 	s.mu.Unlock()
 	s.cancel()
 	s.clients.Wait()
+	s.proven.close()
 }
 
 // admit counts a connection in, unless the server is closing.
