@@ -47,6 +47,7 @@ func (h *Host) Spawn(t testing.TB, argv ...string) *Process {
 	t.Helper()
 	p := &Process{cmd: h.NS.Cmd(context.Background(), argv...), log: &syncBuffer{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.WaitDelay = time.Second // children may keep the outputs open
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("%v: %v", argv, err)

@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,9 +54,27 @@ func New(t testing.TB, name string) *NS {
 	RequireRoot(t)
 	ns := &NS{Name: fmt.Sprintf("nt%d-%d-%s", os.Getpid(), counter.Add(1), name)}
 	command(t, "ip", "netns", "add", ns.Name)
-	t.Cleanup(func() { command(t, "ip", "netns", "del", ns.Name) })
+	t.Cleanup(func() {
+		ns.clear(t)
+		command(t, "ip", "netns", "del", ns.Name)
+	})
 	ns.Run(t, "ip", "link", "set", "lo", "up")
 	return ns
+}
+
+// clear ends what still runs inside: children that outlived the program that the
+// test started.
+func (ns *NS) clear(t testing.TB) {
+	t.Helper()
+	out, err := exec.Command("ip", "netns", "pids", ns.Name).Output()
+	if err != nil {
+		t.Errorf("ip netns pids: %v", err)
+	}
+	for _, field := range strings.Fields(string(out)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid != os.Getpid() {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+		}
+	}
 }
 
 // Cmd prepares a program to run inside the namespace.

@@ -3,8 +3,12 @@
 package nstest_test
 
 import (
+	"fmt"
 	"net"
+	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/nodetun/nodetun/internal/nstest"
@@ -30,6 +34,27 @@ func TestNetnsDo(t *testing.T) {
 	_, port, _ := net.SplitHostPort(inside.Addr().String())
 	if out := ns.Run(t, "ss", "-Hltn"); !strings.Contains(out, ":"+port) {
 		t.Errorf("the listener is not in the namespace:\n%s", out)
+	}
+}
+
+// Who outlives the program that the test started is ended with the namespace.
+func TestNetnsClear(t *testing.T) {
+	var pid int
+	t.Run("inside", func(t *testing.T) {
+		ns := nstest.New(t, "clear")
+		out := ns.Run(t, "sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!")
+		var err error
+		if pid, err = strconv.Atoi(strings.TrimSpace(out)); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, 0); err != nil {
+			t.Fatal(err)
+		}
+	})
+	// Nobody may have waited for it yet: then it is a zombie.
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err == nil && !strings.Contains(string(stat), ") Z ") {
+		t.Errorf("still there: %s", stat)
 	}
 }
 
