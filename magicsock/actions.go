@@ -75,6 +75,9 @@ func (c *Conn) resend(node identity.NodeID, r nodemap.Route) {
 func (c *Conn) pathChanged(a *nodemap.Action) {
 	c.log.Debug("path changed", "node", a.Node, "before", a.Before, "after", a.After,
 		"udp", a.Route.UDP, "relay", a.Route.Relay, "reason", a.Reason)
+	if a.Before == nodemap.ConnDirect && a.Reason == nodemap.ReasonSilent {
+		c.survey.doubt()
+	}
 	if c.cfg.OnPathChange != nil {
 		c.cfg.OnPathChange(PathChange{Node: a.Node, Before: a.Before, After: a.After, Route: a.Route, Reason: a.Reason})
 	}

@@ -134,6 +134,7 @@ func (c *Conn) refreshAddrs() {
 // the application.
 func (c *Conn) ownAddrsChanged() {
 	own := c.addrs.own()
+	c.log.Debug("direct addresses", "addrs", c.addrs.list())
 	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.SetOwnAddrs(time.Now(), own) }))
 	c.addrsChanged()
 }

@@ -25,6 +25,9 @@ const (
 	surveyIdle = 5 * time.Minute
 	// freshAddrs is how old addresses may be for a call-me-maybe.
 	freshAddrs = 27 * time.Second
+	// doubtGap is how old they are at least when the death of a path has them asked
+	// for at once; younger ones are when they are needed.
+	doubtGap = time.Second
 )
 
 // NetInfo is what is known about the network around this node.
@@ -165,11 +168,12 @@ func (s *survey) report(ctx context.Context, full bool, progress func(netcheck.P
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	s.progress = progress
+	began := time.Now()
 	r, err := s.checker.Run(ctx, full)
 	if r == nil || ctx.Err() != nil {
 		return r, err
 	}
-	s.fresh()
+	s.fresh(began)
 	s.use()
 	return r, err
 }
@@ -225,15 +229,29 @@ func (s *survey) news() {
 // seen is called by the checker as soon as it knows an address, long before a
 // report is complete: what waits for addresses goes out.
 func (s *survey) seen() {
-	s.fresh()
+	s.fresh(time.Now())
 	s.news()
 }
 
-// fresh notes that the addresses are those of now.
-func (s *survey) fresh() {
+// doubt is called when a direct path died: our NAT may have moved, and then what
+// we tell others is wrong.
+func (s *survey) doubt() {
+	s.mu.Lock()
+	old := time.Since(s.at) >= doubtGap
+	s.at = time.Time{}
+	s.mu.Unlock()
+	if old {
+		s.soon(false)
+	}
+}
+
+// fresh notes that the addresses are those of a time.
+func (s *survey) fresh(at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.at = time.Now()
+	if at.After(s.at) {
+		s.at = at
+	}
 }
 
 // ask sends a call-me-maybe, and another one when the addresses were old and

@@ -246,15 +246,31 @@ func (m *Map) Acceptable(a netip.AddrPort, source Source) bool {
 }
 
 // SetOwnAddrs tells the direct addresses of this node. They are taken away from
-// all nodes.
+// all nodes, and those that are looking for a direct path are told new ones.
 func (m *Map) SetOwnAddrs(now time.Time, addrs []netip.AddrPort) []Action {
 	m.begin()
+	before := m.filter.Own
 	m.filter.Own = m.filter.Own[:0:0]
 	for _, a := range addrs {
 		m.filter.Own = append(m.filter.Own, unmap(a))
 	}
 	m.refilter(now)
+	isNew := func(a netip.AddrPort) bool { return !slices.Contains(before, a) }
+	if slices.ContainsFunc(m.filter.Own, isNew) {
+		m.tellAddrs(now)
+	}
 	return m.done()
+}
+
+// tellAddrs sends a call-me-maybe to the nodes that a direct path is missing to:
+// the last one named addresses of before.
+func (m *Map) tellAddrs(now time.Time) {
+	for _, n := range m.list {
+		if n.awake(now) && !n.settled(now) && !n.turn.callMe.IsZero() {
+			m.callMe(now, n, 0)
+			m.settle(now, n, "")
+		}
+	}
 }
 
 // SetTunPrefixes tells what is routed into TUN devices of ours. Addresses inside

@@ -48,7 +48,8 @@ type link struct {
 	lastError string
 	client    *relayclient.Client // while connected
 	events    events
-	failures  int // in a row
+	failures  int  // in a row
+	broke     bool // a connection broke, and nothing was tried since
 }
 
 // events are what a link is to look at when it wakes.
@@ -82,12 +83,14 @@ func (l *link) run(ctx context.Context) {
 		if time.Since(begin) > staleAfter {
 			l.queue.Clear()
 		}
-		if err == nil {
+		dialled := err == nil
+		if dialled {
 			err = l.serve(ctx, client)
 		}
 		if ctx.Err() != nil || l.actor.retire(l) {
 			break
 		}
+		l.note(dialled)
 		l.set(StateFailed, err, nil)
 		l.wait(ctx, l.delay())
 		if l.actor.retire(l) {
@@ -242,6 +245,20 @@ func (l *link) set(state State, err error, client *relayclient.Client) {
 	if changed {
 		l.actor.changed()
 	}
+}
+
+// note remembers whether it was a connection that failed, not a try to make one.
+func (l *link) note(broke bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broke = broke
+}
+
+// lost says that a connection broke and the first try to replace it is not over.
+func (l *link) lost() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state == StateFailed && l.broke
 }
 
 // stateSince returns the state and when it began.

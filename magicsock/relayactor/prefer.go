@@ -11,6 +11,9 @@ const (
 	// stepAside is how long a relay may take to connect before the next of the
 	// list is dialled too.
 	stepAside = 1500 * time.Millisecond
+	// secondChance is how long the home may take to connect again after its
+	// connection broke: it may have been a router in between that forgot it.
+	secondChance = time.Second
 	// returnAfter is how long a better relay must have been connected to become
 	// home in place of one that works.
 	returnAfter = 10 * time.Second
@@ -92,6 +95,8 @@ func (a *Actor) chooseLocked(now time.Time) identity.RelayURL {
 			again = since.Add(returnAfter)
 		case state == StateConnecting && now.Sub(since) < stepAside:
 			again = since.Add(stepAside)
+		case url == a.home && l.lost() && now.Sub(since) < secondChance:
+			again = since.Add(secondChance)
 		}
 		if again.IsZero() {
 			continue
@@ -99,7 +104,7 @@ func (a *Actor) chooseLocked(now time.Time) identity.RelayURL {
 		if a.wakeAt.IsZero() || again.Before(a.wakeAt) {
 			a.wakeAt = again
 		}
-		if state == StateConnecting && !works {
+		if state != StateConnected && !works {
 			break // it may still come
 		}
 	}
