@@ -51,6 +51,8 @@ type RouterConfig struct {
 	IPv6 bool
 	// Timeout is the life of an unused UDP mapping in seconds, 0 for the kernel's.
 	Timeout int
+	// PortMapping lets hosts behind it map ports by PCP.
+	PortMapping bool
 }
 
 // Router stands between a network of its own and the public one or another
@@ -86,6 +88,9 @@ func (n *Internet) Router(t testing.TB, c RouterConfig) *Router {
 		n.NS.Run(t, "ip", "route", "add", r.network()+"0/24", "via", r.WAN)
 	}
 	r.load(t)
+	if c.PortMapping {
+		r.servePortMapping(t)
+	}
 	return r
 }
 

@@ -18,8 +18,9 @@ import (
 )
 
 var (
-	full = flag.Bool("full", false, "run every scenario, not only those that stand for the others")
-	doc  = flag.String("doc", "", "file that gets the tables of what was measured")
+	full  = flag.Bool("full", false, "run every scenario, not only those that stand for the others")
+	sleep = flag.Duration("sleep", 20*time.Second, "how long the laptop that falls asleep does so; mappings last 10 s")
+	doc   = flag.String("doc", "", "file that gets the tables of what was measured")
 )
 
 func TestMain(m *testing.M) {

@@ -106,6 +106,7 @@ func specials() []scenario {
 		carrier   = hosttest.RouterConfig{Kind: hosttest.Easy, Carrier: true}
 		isolated  = hosttest.RouterConfig{Kind: hosttest.Easy, Carrier: true, Isolate: true}
 		hairpin   = hosttest.RouterConfig{Kind: hosttest.Easy, Carrier: true, Isolate: true, Hairpin: true}
+		mapping   = hosttest.RouterConfig{Kind: hosttest.Symmetric, PortMapping: true}
 	)
 	return []scenario{
 		{"colliding LANs", "easy NAT, host 192.168.1.2", "easy NAT, host 192.168.1.2", direct, true, each(easy, easy)},
@@ -125,6 +126,8 @@ func specials() []scenario {
 		{"same LAN, symmetric", "symmetric NAT", "behind the same", direct, false, together(symmetric)},
 		{"same carrier, hairpin", "easy NAT behind a carrier's that hairpins", "behind the same carrier's", direct, false, customers(hairpin)},
 		{"same carrier, no hairpin", "easy NAT behind a carrier's that does not hairpin", "behind the same carrier's", relay, false, customers(isolated)},
+		{"port-mapped symmetric and easy", "symmetric NAT with PCP", "easy NAT", direct, false, each(mapping, easy)},
+		{"port-mapped symmetric and symmetric", "symmetric NAT with PCP", "symmetric NAT, random ports", direct, true, each(mapping, symmetric)},
 		{"IPv6", "symmetric NAT, IPv6 with firewall", "the same", direct, true, each(
 			hosttest.RouterConfig{Kind: hosttest.Symmetric, IPv6: true},
 			hosttest.RouterConfig{Kind: hosttest.Symmetric, IPv6: true})},

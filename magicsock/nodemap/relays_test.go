@@ -53,6 +53,33 @@ func TestScenarioTrafficAfterAPause(t *testing.T) {
 	wantConn(t, a, b, ConnDirect)
 }
 
+// A NAT moves to another address: as soon as we know it the other side does, and
+// the path is direct again.
+func TestScenarioNewOwnAddress(t *testing.T) {
+	s := newSim(t)
+	s.relayUp = true
+	a, b := s.node(1, addrA), s.node(2, addrB)
+	a.nat, b.nat = true, true
+	a.introduce(b, true)
+	a.stream(b, tick20, time.Minute)
+	s.run(3 * time.Second)
+	wantConn(t, a, b, ConnDirect)
+	a.local = netip.MustParseAddrPort("203.0.113.99:41820")
+	clear(a.opened)
+	s.run(time.Second)
+	wantConn(t, a, b, ConnMixed)
+	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local}))
+	s.run(time.Second)
+	wantConn(t, a, b, ConnDirect)
+	wantConn(t, b, a, ConnDirect)
+	calls := a.count(SendCallMeMaybe)
+	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local, netip.MustParseAddrPort("192.0.2.77:1")}))
+	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local}))
+	if n := a.count(SendCallMeMaybe); n != calls {
+		t.Errorf("%d call-me-maybes although the path is direct", n-calls)
+	}
+}
+
 // While payload goes directly the relay is pinged every 30 s, so that it is ready.
 func TestRelayIsKeptWarm(t *testing.T) {
 	s, a, b := pair(t, true)

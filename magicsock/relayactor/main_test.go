@@ -135,6 +135,8 @@ type network struct {
 	mu     sync.Mutex              // guards the fields below
 	relays map[string]*memoryRelay // by host:port
 	dialed []time.Time
+	conns  []net.Conn // of all that dialled
+	hangs  string     // dials to it last until they are given up
 }
 
 // memoryRelay is a relay that listens in memory. It is a net.Listener.
@@ -197,18 +199,42 @@ var errRefused = errors.New("connection refused")
 func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	n.mu.Lock()
 	n.dialed = append(n.dialed, time.Now())
-	r := n.relays[address]
+	r, hangs := n.relays[address], n.hangs == address
 	n.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if r == nil {
 		return nil, errRefused
 	}
 	ours, theirs := net.Pipe()
+	n.mu.Lock()
+	n.conns = append(n.conns, ours)
+	n.mu.Unlock()
 	select {
 	case r.conns <- theirs:
 		return ours, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// cutAll breaks all connections.
+func (n *network) cutAll() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.conns {
+		_ = c.Close()
+	}
+	n.conns = nil
+}
+
+// hang leaves all later dials to an address without an answer.
+func (n *network) hang(address string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hangs = address
 }
 
 // dials returns when somebody dialled.

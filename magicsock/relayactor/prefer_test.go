@@ -82,6 +82,31 @@ func TestPreferFailover(t *testing.T) {
 	})
 }
 
+// A connection that broke while its relay lives, as when a router in between
+// forgot it, is replaced without another home; a second failure ends the patience.
+func TestPreferSecondChance(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		world, one, two := two(t)
+		n := startNode(t, Config{Configured: []identity.RelayURL{one, two}, Dial: world.dial})
+		n.Prefer([]identity.RelayURL{one, two})
+		n.waitState(one, StateConnected)
+		for range 3 {
+			world.cutAll()
+			n.waitState(one, StateFailed)
+			n.waitState(one, StateConnected)
+			if _, linked := n.statusOf(two); linked || n.Home() != one {
+				t.Errorf("home %v, links %+v", n.Home(), n.Status())
+			}
+			time.Sleep(steadyAfter)
+		}
+		world.hang("one.example.:80")
+		world.cutAll()
+		if d := n.waitHome(two); d < secondChance || d > secondChance+100*time.Millisecond {
+			t.Errorf("the second relay took over after %v", d)
+		}
+	})
+}
+
 // A relay that hangs while it is dialled holds nobody up.
 func TestPreferHangingRelay(t *testing.T) {
 	bubble(t, func(t *testing.T) {

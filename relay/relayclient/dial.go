@@ -106,7 +106,16 @@ func relayAddress(cfg *Config) string {
 	default:
 		port = "80"
 	}
-	return net.JoinHostPort(strings.TrimSuffix(u.Hostname(), "."), port)
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// loginHost is the relay's name in a login, see relay.Challenge.
+func loginHost(cfg *Config) string {
+	host, port, err := net.SplitHostPort(strings.ToLower(relayAddress(cfg)))
+	if err != nil {
+		return ""
+	}
+	return net.JoinHostPort(strings.TrimSuffix(host, "."), port)
 }
 
 func dialTCP(ctx context.Context, cfg *Config, address string) (net.Conn, error) {
@@ -137,7 +146,7 @@ func logIn(ctx context.Context, cfg Config, raw *relay.Conn) (*Client, error) {
 	if port := u.Port(); port != "" {
 		host += ":" + port
 	}
-	first, login, err := upgrade(conn, host, cfg.Key, strings.ToLower(relayAddress(&cfg)))
+	first, login, err := upgrade(conn, host, cfg.Key, loginHost(&cfg))
 	if err != nil {
 		return nil, err
 	}

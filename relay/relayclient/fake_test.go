@@ -87,7 +87,8 @@ func TestUpgradeRequest(t *testing.T) {
 	c, f := dialFake(t, &request)
 	defer f.conn.Close()
 	defer c.Close()
-	if request.Method != "GET" || request.RequestURI != "/relay" || request.Host != "relay.example:3340" || request.Header.Get("Upgrade") != "iroh derp http" {
+	if request.Method != "GET" || request.RequestURI != "/relay" || request.Host != "relay.example:3340" || request.Header.Get("Upgrade") != "iroh derp http" ||
+		request.Header.Get(relay.LoginHeader) != "relay.example:3340" {
 		t.Errorf("%+v", request)
 	}
 }
