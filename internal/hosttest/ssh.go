@@ -63,7 +63,8 @@ func (h *Host) AwaitListener(t testing.TB, port string) {
 func (h *Host) IperfServer(t testing.TB, port string) {
 	t.Helper()
 	nstest.Require(t, "iperf3")
-	h.Spawn(t, "iperf3", "-s", "-p", port)
+	// Its own limit of 120 s without data would end it in an outage.
+	h.Spawn(t, "iperf3", "-s", "-p", port, "--rcv-timeout", "3600000")
 	h.AwaitListener(t, port)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/relay"
 	"github.com/nodetun/nodetun/relay/relayserver"
+	"github.com/nodetun/nodetun/relay/relayserver/relaytest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -132,66 +132,23 @@ func (n *node) waitState(url identity.RelayURL, want State) Status {
 type network struct {
 	t testing.TB
 
-	mu     sync.Mutex              // guards the fields below
-	relays map[string]*memoryRelay // by host:port
+	mu     sync.Mutex                   // guards the fields below
+	relays map[string]*relaytest.Memory // by host:port
 	dialed []time.Time
 	conns  []net.Conn // of all that dialled
 	hangs  string     // dials to it last until they are given up
 }
 
-// memoryRelay is a relay that listens in memory. It is a net.Listener.
-type memoryRelay struct {
-	server *relayserver.Server
-	http   *http.Server
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
 func newNetwork(t testing.TB) *network {
-	return &network{t: t, relays: make(map[string]*memoryRelay)}
+	return &network{t: t, relays: make(map[string]*relaytest.Memory)}
 }
 
 func (n *network) addRelay(address string, access relayserver.Access) {
-	server, err := relayserver.New(relayserver.Config{Dev: true, Access: access})
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	r := &memoryRelay{server: server, conns: make(chan net.Conn), closed: make(chan struct{})}
-	r.http = &http.Server{Handler: server.Handler()}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = r.http.Serve(r)
-	}()
+	r := relaytest.StartMemory(n.t, relayserver.Config{Access: access})
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.relays[address] = r
-	n.mu.Unlock()
-	n.t.Cleanup(func() {
-		server.Close()
-		_ = r.http.Close()
-		<-done
-	})
 }
-
-func (r *memoryRelay) Accept() (net.Conn, error) {
-	select {
-	case c := <-r.conns:
-		return c, nil
-	case <-r.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (r *memoryRelay) Close() error {
-	select {
-	case <-r.closed:
-	default:
-		close(r.closed)
-	}
-	return nil
-}
-
-func (r *memoryRelay) Addr() net.Addr { return &net.UnixAddr{Name: "memory"} }
 
 var errRefused = errors.New("connection refused")
 
@@ -208,16 +165,14 @@ func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error)
 	if r == nil {
 		return nil, errRefused
 	}
-	ours, theirs := net.Pipe()
-	n.mu.Lock()
-	n.conns = append(n.conns, ours)
-	n.mu.Unlock()
-	select {
-	case r.conns <- theirs:
-		return ours, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	ours, err := r.Dial(ctx)
+	if err != nil {
+		return nil, err
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.conns = append(n.conns, ours)
+	return ours, nil
 }
 
 // cutAll breaks all connections.

@@ -16,7 +16,7 @@ func (n *network) remove(address string) {
 	r := n.relays[address]
 	delete(n.relays, address)
 	n.mu.Unlock()
-	r.server.Close()
+	r.Stop()
 }
 
 // two returns a network with two relays.
@@ -112,9 +112,7 @@ func TestPreferHangingRelay(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		world, _, two := two(t)
 		hangs := mustURL(t, "http://hangs.example")
-		world.mu.Lock()
-		world.relays["hangs.example.:80"] = &memoryRelay{} // takes no connection
-		world.mu.Unlock()
+		world.hang("hangs.example.:80")
 		n := startNode(t, Config{Configured: []identity.RelayURL{hangs, two}, Dial: world.dial})
 		n.Prefer([]identity.RelayURL{hangs, two})
 		if d := n.waitHome(two); d > 2*time.Second {
