@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -212,7 +213,7 @@ func (p *puncher) read(e *extra) {
 	for {
 		n, err := e.Read(ms)
 		if err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
+			if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 				p.c.log.Debug("punch: read", "err", err)
 			}
 			return

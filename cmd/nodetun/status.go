@@ -59,6 +59,7 @@ func showSelf(p *printer, s localapi.Self) {
 		{"name", s.FQDN},
 		{"addresses", strings.TrimSpace(s.IPv6 + " " + strings.TrimPrefix(orDash(s.IPv4), "-"))},
 		{"relay", relayText(s)},
+		{"NAT", natText(s)},
 	}
 	direct := strings.Join(s.DirectAddresses, " ")
 	p.table(append(rows, []string{"reachable at", orDash(&direct)}))
@@ -74,6 +75,15 @@ func relayText(s localapi.Self) string {
 	return fmt.Sprintf("%s (%.1f ms)", *s.Relay, *s.RelayRTTms)
 }
 
+// natText says what kind of NAT is before this node; orDash's dash before that is
+// known.
+func natText(s localapi.Self) string {
+	if s.NAT == nil {
+		return orDash(nil)
+	}
+	return natWords[*s.NAT]
+}
+
 // peerLabel is how people know the peer.
 func peerLabel(p localapi.Peer) string {
 	if p.Name != "" {
@@ -83,7 +93,7 @@ func peerLabel(p localapi.Peer) string {
 }
 
 func peerRows(peers []localapi.Peer, now time.Time) [][]string {
-	rows := [][]string{{"PEER", "STATE", "PATH", "RTT", "RX", "TX", "LAST SEEN", "ADDRESS"}}
+	rows := [][]string{{"PEER", "STATE", "PATH", "NAT", "RTT", "RX", "TX", "LAST SEEN", "ADDRESS"}}
 	for _, p := range peers {
 		rtt, seen, path := "-", "-", "-"
 		if p.RTTms != nil {
@@ -99,7 +109,7 @@ func peerRows(peers []localapi.Peer, now time.Time) [][]string {
 		if p.IPv4 != nil {
 			address = *p.IPv4
 		}
-		rows = append(rows, []string{peerLabel(p), p.State, path, rtt, bytes(p.RxBytes), bytes(p.TxBytes), seen, address})
+		rows = append(rows, []string{peerLabel(p), p.State, path, orDash(p.NAT), rtt, bytes(p.RxBytes), bytes(p.TxBytes), seen, address})
 	}
 	return rows
 }

@@ -89,6 +89,9 @@ func (d *Daemon) peerRow(state engine.PeerState, p config.Peer) localapi.Peer {
 	if state.RTT > 0 {
 		row.RTTms = milliseconds(state.RTT)
 	}
+	if state.TheirNAT != "" {
+		row.NAT = pointer(state.TheirNAT)
+	}
 	if state.State == engine.StateConnected {
 		row.Carrier = pointer("quic")
 	}

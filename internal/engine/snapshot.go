@@ -38,6 +38,8 @@ type PeerState struct {
 	// TheirName is the name the peer proposes, TheirRules what it lets us do.
 	TheirName  string
 	TheirRules []string
+	// TheirNAT is the kind of NAT before the peer, empty until it has told.
+	TheirNAT string
 }
 
 // Peers returns the state of every peer, in the order of NodeIDs.
@@ -57,6 +59,9 @@ func (p *peer) snapshot() PeerState {
 	state := PeerState{
 		ID: p.id, State: p.stateLocked(answering), Rx: p.rx.Load(), Tx: p.tx.Load(), Flows: len(p.flows),
 		LastError: p.lastErr, TheirName: p.theyName, TheirRules: slices.Clone(p.theirs),
+	}
+	if p.facts != nil {
+		state.TheirNAT = p.facts.NAT.Mapping
 	}
 	if seen := p.lastSeen.Load(); seen != 0 {
 		state.LastSeen = time.Unix(0, seen)

@@ -78,6 +78,9 @@ type Peer struct {
 	Endpoint *string  `json:"endpoint"`
 	Relay    *string  `json:"relay"`
 	RTTms    *float64 `json:"rtt_ms"`
+	// NAT is that before the peer: none, easy, hard, blocked or unknown; null until
+	// it has told.
+	NAT *string `json:"nat"`
 	// Loss is a share from 0 to 1.
 	Loss    *float64 `json:"loss"`
 	RxBytes uint64   `json:"rx_bytes"`

@@ -254,3 +254,31 @@ func TestShortMappings(t *testing.T) {
 		}
 	})
 }
+
+// Each kind of NAT is recognised by the node behind it.
+func TestKinds(t *testing.T) {
+	for _, n := range nats() {
+		t.Run(n.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a := w.node(w.behind(n))
+				time.Sleep(10 * time.Second)
+				want := "hard"
+				switch {
+				case n.none:
+					want = "none"
+				case n.config.Blocked:
+					want = "blocked"
+				case n.steady():
+					want = "easy"
+				}
+				info := a.NetInfo()
+				if info.NAT != want {
+					t.Errorf("%s, want %s", info.NAT, want)
+				}
+				if counts := info.Report.PortDelta != 0; counts != (n.config.Ports == natlab.Sequential) {
+					t.Errorf("step %d", info.Report.PortDelta)
+				}
+			})
+		})
+	}
+}
