@@ -35,8 +35,9 @@ var layers = map[string][]string{
 
 	"magicsock/disco":      {"identity"},
 	"relay":                {"identity"},
-	"relay/relayclient":    {"identity", "relay"},
-	"relay/relayserver":    {"identity", "relay"},
+	"relay/iroh1":          {"identity"},
+	"relay/relayclient":    {"identity", "relay", "relay/iroh1"},
+	"relay/relayserver":    {"identity", "relay", "relay/iroh1"},
 	"internal/wire":        {"identity", "internal/packet"},
 	"magicsock/nodemap":    {"identity", "magicsock/disco"},
 	"magicsock/udpconn":    {"identity"},
