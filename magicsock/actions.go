@@ -1,6 +1,8 @@
 package magicsock
 
 import (
+	"time"
+
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/disco"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
@@ -66,7 +68,7 @@ const discoSpace = 1280
 // resend sends the last packets of a node again, after an outage.
 func (c *Conn) resend(node identity.NodeID, r nodemap.Route) {
 	r.Node = node
-	for _, b := range c.paths.recent(node) {
+	for _, b := range c.paths.recent(time.Now(), node) {
 		c.stats.resent.Add(1)
 		_ = c.sendQUIC(b, len(b), 0, r) // the error of a closed Conn is nobody's concern here
 	}

@@ -3,8 +3,13 @@ package magicsock
 import (
 	"context"
 	"io"
+	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/disco"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
 // A transfer in full swing, with no relay to fall back on, meets an outage long
@@ -68,5 +73,48 @@ func TestOutageEndsQuickly(t *testing.T) {
 	<-sent
 	if resent() == 0 {
 		t.Error("nothing was sent again")
+	}
+}
+
+// Two connections share a node. When it is heard again, answers to the bulk of one
+// do not displace the probe that the other waits on.
+func TestOutageHoldsProbes(t *testing.T) {
+	id := testKey(2).NodeID()
+	nodes := nodemap.New(nodemap.Config{Self: testKey(1).NodeID(), Peer: everybody})
+	p := newPaths(nodes, nil)
+	now := time.Now()
+	from := netip.MustParseAddrPort("192.0.2.2:41820")
+	if _, err := nodes.Add(now, identity.NodeAddr{ID: id, Direct: []netip.AddrPort{from}}, nodemap.SourceApp); err != nil {
+		t.Fatal(err)
+	}
+	nodes.HandlePing(now, id, nodemap.UDPAddr(from), disco.TxID{1}, disco.PingLen) // it has that address
+	mapped := nodes.Mapped(id)
+	send := func(packet string) { p.route(now, mapped, []byte(packet), len(packet)) }
+	hear := func() {
+		if p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100) == nil {
+			t.Fatal("who was that?")
+		}
+	}
+	hear()
+	send("probe")
+	now = now.Add(2 * silence)
+	hear()
+	for range 3 * resendPackets {
+		send("answer")
+	}
+	sent := func() (probes, all int) {
+		list := p.recent(now, id)
+		for _, b := range list {
+			if string(b) == "probe" {
+				probes++
+			}
+		}
+		return probes, len(list)
+	}
+	if probes, all := sent(); probes != 1 || all != 1+resendPackets {
+		t.Errorf("%d packets are sent again, %d of them probes", all, probes)
+	}
+	if probes, all := sent(); probes != 0 || all != resendPackets {
+		t.Errorf("then %d packets are sent again, %d of them probes", all, probes)
 	}
 }

@@ -35,6 +35,10 @@ type peer struct {
 	// Guarded by paths.mu.
 	heard  time.Time // when a payload of it came
 	recent resendRing
+	// held is what was recent when silence ended, at heldAt: answers to what comes
+	// then would displace it before it is sent again.
+	held   resendRing
+	heldAt time.Time
 }
 
 const firstSweep = 64
@@ -147,6 +151,9 @@ func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.Nod
 	if e == nil {
 		return nil
 	}
+	if now.Sub(e.heard) >= silence {
+		e.held, e.recent, e.heldAt = e.recent, resendRing{}, now
+	}
 	e.heard = now
 	return e.addr
 }
@@ -184,13 +191,19 @@ func (p *paths) cutter(now time.Time, from netip.AddrPort) (identity.NodeID, boo
 }
 
 // recent copies the packets of a node that are kept for sending again.
-func (p *paths) recent(id identity.NodeID) [][]byte {
+func (p *paths) recent(now time.Time, id identity.NodeID) [][]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e, ok := p.peers[p.nodes.Mapped(id)]; ok {
+	e, ok := p.peers[p.nodes.Mapped(id)]
+	if !ok {
+		return nil
+	}
+	held := e.held
+	e.held = resendRing{}
+	if now.Sub(e.heldAt) >= silence {
 		return e.recent.packets()
 	}
-	return nil
+	return append(held.packets(), e.recent.packets()...)
 }
 
 // runClock calls the node map when something is due.

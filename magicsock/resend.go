@@ -15,6 +15,10 @@ const (
 	// been quiet for a moment.
 	smallBatch = 2
 	quiet      = 200 * time.Millisecond
+	// silence of a node makes an outage. What was sent before its end is held for as
+	// long: two connections may share a node, and what one of them does then is not
+	// to displace the probe that the other waits on.
+	silence = time.Second
 )
 
 // resendRing holds the last packets to one node. The zero value is empty.

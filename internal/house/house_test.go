@@ -35,7 +35,7 @@ var layers = map[string][]string{
 
 	"magicsock/disco":      {"identity"},
 	"relay":                {"identity"},
-	"relay/iroh1":          {"identity"},
+	"relay/iroh1":          {"identity", "relay"},
 	"relay/relayclient":    {"identity", "relay", "relay/iroh1"},
 	"relay/relayserver":    {"identity", "relay", "relay/iroh1"},
 	"internal/wire":        {"identity", "internal/packet"},

@@ -172,7 +172,7 @@ func (e event) run(t *testing.T) outcome {
 	_, key := s.b.Sshd(t)
 	s.shell = s.a.SSHSession(t, key, bob.IPv6)
 	s.b.IperfServer(t, iperfPort)
-	s.load = s.a.Spawn(t, "iperf3", "-c", bob.IPv6, "-p", iperfPort, "-t", "3600", "-b", "5M", "-i", "0.2", "--forceflush", "--connect-timeout", "5000")
+	s.load = s.a.Spawn(t, "iperf3", "-c", bob.IPv6, "-p", iperfPort, "-t", "3600", "-b", "5M", "-i", "0.2", "-l", "16K", "--forceflush", "--connect-timeout", "5000")
 	hosttest.Eventually(t, 10*time.Second, "iperf3 sends", func() error { return sending(s.load) })
 	s.shell.Forget()
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/relay"
 )
 
 func unhex(t testing.TB, s string) []byte {
@@ -257,5 +258,111 @@ func FuzzParseAuthHeader(f *testing.F) {
 		if a, err := ParseAuthHeader(s); err == nil {
 			a.Verify([32]byte{})
 		}
+	})
+}
+
+func batchOf(lengths ...int) (batch []byte) {
+	for i, n := range lengths {
+		batch = relay.AppendDatagram(batch, bytes.Repeat([]byte{byte('a' + i)}, n))
+	}
+	return batch
+}
+
+// Batches of version 3 and packets of 1.x hold the same datagrams.
+func TestBridge(t *testing.T) {
+	id := testKey(t).NodeID()
+	for _, test := range []struct {
+		name    string
+		lengths []int
+		packets int
+	}{
+		{"one", []int{1200}, 1},
+		{"equal", []int{1200, 1200, 1200}, 1},
+		{"short tail", []int{1200, 1200, 7}, 1},
+		{"growing", []int{7, 1200, 1200}, 2},
+		{"two short ones", []int{1200, 7, 7}, 2},
+		{"another after a short one", []int{1200, 7, 1200}, 2},
+		{"more than one packet holds", []int{30000, 30000, 30000}, 2},
+		{"longest", []int{relay.MaxDatagram}, 1},
+		{"empty", nil, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			batch := batchOf(test.lengths...)
+			var back []byte
+			packets := 0
+			_, err := EachPacket(nil, false, id, batch, func(m []byte) error {
+				packets++
+				if len(m) > 65536 {
+					t.Errorf("a message of %d bytes", len(m))
+				}
+				kind, body, err := Parse(m)
+				if err != nil {
+					return err
+				}
+				p, err := ParsePacket(kind, body)
+				if err != nil || p.Node != id {
+					t.Errorf("%v, %v", p.Node, err)
+				}
+				for {
+					var ok bool
+					if back, ok = p.NextBatch(back); !ok {
+						return nil
+					}
+				}
+			})
+			if err != nil || packets != test.packets || !bytes.Equal(back, batch) {
+				t.Errorf("%d packets, %d bytes of %d, %v", packets, len(back), len(batch), err)
+			}
+		})
+	}
+}
+
+func TestBridgeBounds(t *testing.T) {
+	// Tiny datagrams grow by their lengths: no batch gets too long.
+	p := Packet{Datagrams: make([]byte, MaxBatch), Segment: 1}
+	datagrams := 0
+	for {
+		batch, ok := p.NextBatch(nil)
+		if !ok {
+			break
+		}
+		if len(batch) > relay.MaxBatch {
+			t.Fatalf("a batch of %d bytes", len(batch))
+		}
+		datagrams += len(batch) / 3
+	}
+	if datagrams != MaxBatch {
+		t.Errorf("%d datagrams of %d", datagrams, MaxBatch)
+	}
+	// What no receiver's connection would survive is left out: empty datagrams, one
+	// byte too many, the end cut short.
+	batch := append(batchOf(0, 5, MaxDatagram+1, 6), 200, 0, 'x')
+	var got int
+	if _, err := EachPacket(nil, true, testKey(t).NodeID(), batch, func([]byte) error { got++; return nil }); err != nil || got != 2 {
+		t.Errorf("%d packets, %v", got, err)
+	}
+	empty := Packet{}
+	if _, ok := empty.NextBatch(nil); ok {
+		t.Error("an empty packet has a batch")
+	}
+	broken := errors.New("broken")
+	if _, err := EachPacket(nil, true, testKey(t).NodeID(), batchOf(5, 6, 7), func([]byte) error { return broken }); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+}
+
+func FuzzBridge(f *testing.F) {
+	f.Add(batchOf(5, 5, 3, 9, 0, 1))
+	f.Fuzz(func(t *testing.T, batch []byte) {
+		_, _ = EachPacket(nil, true, identity.NodeID{}, batch, func(m []byte) error {
+			kind, body, err := Parse(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ParsePacket(kind, body); err != nil {
+				t.Fatal(err)
+			}
+			return nil
+		})
 	})
 }
