@@ -78,18 +78,57 @@ func (r *raw) refused(words string) {
 const wantsChallenge = "this relay wants its challenge answered"
 
 // A node that answers a challenge takes its place at once: its old connection may
-// be one that a NAT forgot, and alive as far as this relay can tell.
+// be one that a NAT forgot, and alive as far as this relay can tell. If it lives, it
+// is that of another machine, which is told and gets the place back.
 func TestFreshLoginReplaces(t *testing.T) {
 	s := start(t, Config{})
 	key, other := newKey(), newKey()
-	old, _ := logInFresh(t, s, key)
 	friend := logIn(t, s, other)
-	newer, _ := logInFresh(t, s, key)
-	old.refused("another connection with this key took its place")
-	friend.send(key, []byte("hello"))
-	newer.expectPacket(other, []byte("hello"))
-	if c := s.Counters(); c.ReplacedRefused != 0 || c.Clients != 2 || c.Accepts != 3 {
+	var machines []*raw
+	for range 3 {
+		r, _ := logInFresh(t, s, key)
+		machines = append(machines, r)
+	}
+	for _, r := range machines[:2] {
+		if text := string(r.expect(relay.TypeHealth)); text != healthElsewhere {
+			t.Errorf("%q", text)
+		}
+		r.send(other, []byte("still here")) // it may send
+		friend.expectPacket(key, []byte("still here"))
+	}
+	for i := 2; i >= 0; i-- {
+		friend.send(key, []byte("hello"))
+		machines[i].expectPacket(other, []byte("hello"))
+		_ = machines[i].conn.Close()
+		if i > 0 { // the youngest that waits is next
+			if text := string(machines[i-1].expect(relay.TypeHealth)); text != healthBack {
+				t.Errorf("%q", text)
+			}
+		}
+	}
+	if body := friend.expect(relay.TypePeerGone); !bytes.Equal(body, relay.AppendPeerGone(nil, key.NodeID())[relay.HeaderLen:]) {
+		t.Errorf("%x is gone", body)
+	}
+	if c := s.Counters(); c.ReplacedRefused != 0 || c.Clients != 1 || c.Accepts != 4 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// One key does not fill the relay with connections that wait.
+func TestSparesAreBounded(t *testing.T) {
+	s := start(t, Config{})
+	key := newKey()
+	var machines []*raw
+	for range maxSpares + 3 {
+		r, _ := logInFresh(t, s, key)
+		machines = append(machines, r)
+	}
+	for i, r := range machines {
+		if i < 2 {
+			r.ended()
+		} else if i < len(machines)-1 {
+			r.expect(relay.TypeHealth)
+		}
 	}
 }
 

@@ -103,22 +103,36 @@ func (c *client) serve() {
 }
 
 // register takes the place of the node. One who answered a challenge takes it from
-// whoever has it: that connection may be one that a NAT on the way forgot. For any
-// other login the holder is returned.
+// whoever has it: that connection may be one that a NAT on the way forgot, or that of
+// another machine with the same key. It stays, as iroh 1.x has it, and gets the
+// place back when this one ends; so two machines do not throw each other out. For
+// any other login the holder is returned.
 func (c *client) register() (holder *client) {
-	var old *client
-	for {
-		now, ok := c.server.registry.swap(old, c)
-		if ok {
-			c.enter(old)
-			return nil
-		}
-		if !c.fresh {
+	if !c.fresh {
+		now, ok := c.server.registry.swap(nil, c)
+		if !ok {
 			return now
 		}
-		old = now
+		c.enter(nil)
+		return nil
 	}
+	spare, excess := c.server.registry.push(c)
+	c.enter(nil)
+	if spare != nil {
+		spare.queue.PushControl(relay.AppendHealth(nil, healthElsewhere))
+		c.server.logger.Info("two connections with one key", "node", c.id)
+	}
+	if excess != nil {
+		excess.stop()
+	}
+	return nil
 }
+
+// What a connection is told about another one with the same key.
+const (
+	healthElsewhere = "another machine uses this key: packets for it go there"
+	healthBack      = "the other machine with this key has left"
+)
 
 // contest asks for the place of a client with the same key. A login of version
 // 3 can be replayed by whoever has seen it, so it replaces another connection
@@ -149,7 +163,6 @@ func (c *client) enter(old *client) {
 	c.live.Store(true)
 	if old != nil {
 		old.live.Store(false)
-		old.queue.PushControl(relay.AppendHealth(nil, "another connection with this key took its place"))
 		old.stop()
 	}
 	c.server.count.accepts.Add(1)
@@ -160,7 +173,11 @@ func (c *client) enter(old *client) {
 func (c *client) leave() {
 	s := c.server
 	c.live.Store(false)
-	if s.registry.remove(c) {
+	promoted, gone := s.registry.remove(c)
+	if promoted != nil {
+		promoted.queue.PushControl(relay.AppendHealth(nil, healthBack))
+	}
+	if gone {
 		notice := relay.AppendPeerGone(nil, c.id)
 		for id := range c.sentTo {
 			if other := s.registry.get(id); other != nil {

@@ -6,6 +6,7 @@ import "sync/atomic"
 type Counters struct {
 	Accepts          uint64 // logins that were let in
 	WebSocketAccepts uint64 // of these by WebSocket
+	Iroh1Accepts     uint64 // of these by the protocol of iroh 1.x
 	Disconnects      uint64
 	Clients          uint64 // logged in now
 	LoginFailures    uint64 // bad, late or of another version
@@ -34,7 +35,7 @@ type counters struct {
 	loginsLimited, connsLimited, loginsReplayable, replacedRefused      atomic.Uint64
 	bytesReceived, bytesSent, packetsReceived, discoReceived            atomic.Uint64
 	packetsQueued, unknownDest, packetsDropped                          atomic.Uint64
-	pings, pongs, unknownFrames                                         atomic.Uint64
+	pings, pongs, unknownFrames, iroh1Accepts                           atomic.Uint64
 	stunRequests, stunAnswers4, stunAnswers6, stunBad, stunLimited      atomic.Uint64
 }
 
@@ -43,7 +44,8 @@ func (s *Server) Counters() Counters {
 	c := &s.count
 	return Counters{
 		Accepts: c.accepts.Load(), WebSocketAccepts: c.webSocketAccepts.Load(),
-		Disconnects: c.disconnects.Load(), Clients: uint64(s.registry.len()),
+		Iroh1Accepts: c.iroh1Accepts.Load(),
+		Disconnects:  c.disconnects.Load(), Clients: uint64(s.registry.len()),
 		LoginFailures: c.loginFailures.Load(), LoginsDenied: c.loginsDenied.Load(),
 		LoginsReplayable: c.loginsReplayable.Load(),
 		LoginsLimited:    c.loginsLimited.Load(), ConnsLimited: c.connsLimited.Load(),

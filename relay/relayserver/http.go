@@ -7,11 +7,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/nodetun/nodetun/relay"
+	"github.com/nodetun/nodetun/relay/iroh1"
 )
 
 // upgradeProtocol is the value of both Upgrade headers of the plain upgrade.
@@ -47,6 +50,9 @@ func (s *Server) Handler() http.Handler {
 		case "/relay/probe", "/derp/probe", "/ping":
 			h.Set("Access-Control-Allow-Origin", "*")
 			w.WriteHeader(http.StatusOK)
+		case "/healthz":
+			h.Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"status":"ok"}`)
 		case "/", "/index.html":
 			h.Set("Content-Type", "text/html; charset=utf-8")
 			_, _ = io.WriteString(w, indexPage)
@@ -85,8 +91,10 @@ func notFound(w http.ResponseWriter) {
 // serveNoContent answers the captive portal test: a portal would answer
 // something else, or could not repeat the challenge.
 func serveNoContent(w http.ResponseWriter, r *http.Request) {
-	if c := r.Header.Get("X-Tailscale-Challenge"); isChallenge(c) {
-		w.Header().Set("X-Tailscale-Response", "response "+c)
+	for _, vendor := range []string{"X-Tailscale", "X-Iroh"} { // iroh-net's, iroh 1.x's
+		if c := r.Header.Get(vendor + "-Challenge"); isChallenge(c) {
+			w.Header().Set(vendor+"-Response", "response "+c)
+		}
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -127,17 +135,36 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 	if challenge != nil {
 		w.Header().Set(relay.ChallengeHeader, challengeText(challenge))
 	}
-	var conn transport
-	if upgrade == "websocket" {
-		conn = upgradeSocket(w, r)
-	} else {
-		conn = upgradeStream(w)
-	}
-	if conn == nil {
+	addr := addrOf(remote)
+	if upgrade != "websocket" {
+		if conn := upgradeStream(w); conn != nil {
+			defer conn.Close()
+			s.serveConn(conn, addr, challenge, false)
+		}
 		return
 	}
-	defer conn.Close()
-	s.serveConn(conn, addrOf(remote), challenge, upgrade == "websocket")
+	offered := subprotocols(r)
+	conn := upgradeSocket(w, r, offered)
+	switch {
+	case conn == nil:
+	case len(offered) > 0:
+		defer conn.Close()
+		s.serveIroh1(conn, r, addr)
+	default:
+		defer conn.Close()
+		s.serveConn(conn, addr, challenge, true)
+	}
+}
+
+// subprotocols returns what the client offers, nil for a client of version 3.
+func subprotocols(r *http.Request) []string {
+	var list []string
+	for name := range strings.SplitSeq(r.Header.Get("Sec-WebSocket-Protocol"), ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // remoteOf returns the client's address as net/http knows it.
@@ -182,8 +209,9 @@ func upgradeStream(w http.ResponseWriter) transport {
 }
 
 // upgradeSocket answers the handshake of WebSocket. It returns nil when there
-// is nothing to serve.
-func upgradeSocket(w http.ResponseWriter, r *http.Request) transport {
+// is nothing to serve. A client that offers subprotocols has to offer one of ours.
+func upgradeSocket(w http.ResponseWriter, r *http.Request, offered []string) *socket {
+	ours := []string{iroh1.SubprotocolV2, iroh1.SubprotocolV1}
 	switch {
 	case r.Header.Get("Sec-WebSocket-Key") == "", r.Header.Get("Sec-WebSocket-Version") == "":
 		w.WriteHeader(http.StatusBadRequest)
@@ -192,10 +220,13 @@ func upgradeSocket(w http.ResponseWriter, r *http.Request) transport {
 		w.Header().Set("Sec-WebSocket-Version", "13")
 		w.WriteHeader(http.StatusBadRequest)
 		return nil
+	case len(offered) > 0 && !slices.ContainsFunc(offered, func(name string) bool { return slices.Contains(ours, name) }):
+		http.Error(w, "none of the offered subprotocols is known", http.StatusBadRequest)
+		return nil
 	}
 	// A web page of any origin may use a relay: it proves a key of its own,
 	// and nothing is granted to a browser's user.
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: ours})
 	if err != nil {
 		return nil
 	}

@@ -1,17 +1,24 @@
 package relayserver
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/nodetun/nodetun/identity"
 )
 
-// registry knows the client of each node.
+// maxSpares is how many connections of one node may wait behind the one that gets
+// its packets.
+const maxSpares = 4
+
+// registry knows the connections of each node: the one that gets its packets, and
+// those that wait, the youngest last.
 type registry struct {
-	mu      sync.RWMutex // guards clients
+	mu      sync.RWMutex // guards clients and spares
 	clients map[identity.NodeID]*client
-	past    atomic.Uint64 // packets dropped from queues of clients that left
+	spares  map[identity.NodeID][]*client // no entry for none
+	past    atomic.Uint64                 // packets dropped from queues of clients that left
 }
 
 func (r *registry) get(id identity.NodeID) *client {
@@ -33,18 +40,49 @@ func (r *registry) swap(old, c *client) (now *client, ok bool) {
 	return c, true
 }
 
-// remove takes c out, and reports false when another has taken its place.
-func (r *registry) remove(c *client) bool {
+// push puts c before whoever has the place of its node, who becomes a spare and is
+// returned. excess is a spare too many, nil for none.
+func (r *registry) push(c *client) (spare, excess *client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	spare = r.clients[c.id]
+	r.clients[c.id] = c
+	if spare == nil {
+		return nil, nil
+	}
+	list := append(r.spares[c.id], spare)
+	if len(list) > maxSpares {
+		excess, list = list[0], list[1:]
+	}
+	r.spares[c.id] = list
+	return spare, excess
+}
+
+// remove takes c out. The youngest spare takes its place and is returned; gone says
+// that the node has no connection any more.
+func (r *registry) remove(c *client) (promoted *client, gone bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.past.Add(c.queue.Dropped())
-	if r.clients[c.id] != c {
-		return false
+	list := r.spares[c.id]
+	if r.clients[c.id] == c {
+		delete(r.clients, c.id)
+		if last := len(list) - 1; last >= 0 {
+			promoted, list = list[last], list[:last]
+			r.clients[c.id] = promoted
+		}
+	} else {
+		list = slices.DeleteFunc(list, func(other *client) bool { return other == c })
 	}
-	delete(r.clients, c.id)
-	return true
+	if len(list) == 0 {
+		delete(r.spares, c.id)
+	} else {
+		r.spares[c.id] = list
+	}
+	return promoted, r.clients[c.id] == nil
 }
 
+// len counts nodes.
 func (r *registry) len() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -57,6 +95,11 @@ func (r *registry) dropped() uint64 {
 	n := r.past.Load()
 	for _, c := range r.clients {
 		n += c.queue.Dropped()
+	}
+	for _, list := range r.spares {
+		for _, c := range list {
+			n += c.queue.Dropped()
+		}
 	}
 	return n
 }

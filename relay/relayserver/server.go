@@ -70,6 +70,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.registry.clients = make(map[identity.NodeID]*client)
+	s.registry.spares = make(map[identity.NodeID][]*client)
 	s.shutdown, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }

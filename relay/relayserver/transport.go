@@ -103,9 +103,18 @@ func newSocket(conn *websocket.Conn) *socket {
 func (s *socket) Received() time.Time { return s.received.get() }
 
 func (s *socket) Next() (relay.Type, []byte, error) {
-	r, err := s.nextBinary()
+	b, err := s.message()
 	if err != nil {
 		return 0, nil, err
+	}
+	return relay.ParseMessage(b)
+}
+
+// message returns the next binary message, valid until the next call.
+func (s *socket) message() ([]byte, error) {
+	r, err := s.nextBinary()
+	if err != nil {
+		return nil, err
 	}
 	n := 0
 	for {
@@ -118,11 +127,11 @@ func (s *socket) Next() (relay.Type, []byte, error) {
 			break
 		}
 		if err != nil {
-			return 0, nil, fmt.Errorf("reading a message: %w", err)
+			return nil, fmt.Errorf("reading a message: %w", err)
 		}
 	}
 	s.received.set()
-	return relay.ParseMessage(s.buf[:n])
+	return s.buf[:n], nil
 }
 
 // nextBinary returns the next binary message. Text is skipped, as iroh does.
@@ -152,11 +161,15 @@ func (s *socket) Write(frames []byte) error {
 		if !ok {
 			return nil
 		}
-		if err := s.conn.Write(ctx, websocket.MessageBinary, relay.Message(frame)); err != nil {
+		if err := s.send(ctx, relay.Message(frame)); err != nil {
 			return err
 		}
 		frames = rest
 	}
+}
+
+func (s *socket) send(ctx context.Context, message []byte) error {
+	return s.conn.Write(ctx, websocket.MessageBinary, message)
 }
 
 // socketWriteTimeout bounds the write of one block of frames. It is long,
