@@ -245,11 +245,13 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 // other NAT open for our address: it waits until the node has pinged.
 func (m *Map) answerCallMe(now time.Time, n *node, gap time.Duration) {
 	asked := !n.settled(now) && m.callMe(now, n, gap)
-	if asked && !m.nat.Easy {
+	switch {
+	case asked && !m.nat.Easy:
 		n.turn.late = now.Add(callMeWait)
-		return
+	case m.nat.Hard && !n.turn.late.IsZero(): // the answer to ours: the node pings now
+	default:
+		m.pingCalled(now, n)
 	}
-	m.pingCalled(now, n)
 }
 
 // pingCalled pings what a call-me-maybe named, if need be before its time, but not

@@ -152,3 +152,35 @@ func TestScenarioRestrictedAndHard(t *testing.T) {
 		}
 	}
 }
+
+// Behind a hard NAT our pings leave after those of the other side, also when its
+// answer to our call-me-maybe crossed one of its own: a ping that comes before its
+// NAT is open makes a mapping for nothing, and the next is 5 s away.
+func TestHardSidePingsSecond(t *testing.T) {
+	for _, hard := range []bool{true, false} {
+		s := newSim(t)
+		s.relayUp = true
+		a, b := s.node(1, addrA), s.node(2, addrB)
+		b.introduce(a, true)
+		b.m.SetOwnNAT(NAT{Hard: hard, Easy: !hard})
+		named := []netip.AddrPort{a.local}
+		for range 2 {
+			b.do(b.m.HandleCallMeMaybe(s.now, a.id, s.relay, named))
+		}
+		direct := func() (n int) {
+			for _, act := range b.log {
+				if act.Kind == SendPing && act.To == UDPAddr(a.local) {
+					n++
+				}
+			}
+			return n
+		}
+		if n := direct(); n != map[bool]int{true: 0, false: 1}[hard] {
+			t.Errorf("hard %v: %d pings at once", hard, n)
+		}
+		s.run(callMeWait)
+		if n := direct(); n != 1 {
+			t.Errorf("hard %v: %d pings in the end", hard, n)
+		}
+	}
+}
