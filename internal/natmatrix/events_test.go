@@ -229,11 +229,15 @@ func (e event) site(t *testing.T) *site {
 func (s *site) watch(t *testing.T, since time.Time, path string) time.Duration {
 	t.Helper()
 	trouble := since
+	var last error
 	for time.Since(trouble) < calm && time.Since(since) < 3*backWithin {
 		if err := s.well(t, path); err != nil {
-			trouble = time.Now()
+			trouble, last = time.Now(), err
 		}
 		pass(t, 50*time.Millisecond)
+	}
+	if took := trouble.Sub(since); took > backWithin {
+		t.Logf("after %v: %v", took, last)
 	}
 	return trouble.Sub(since)
 }

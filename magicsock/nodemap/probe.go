@@ -77,6 +77,9 @@ func (m *Map) probe(now time.Time, n *node, p *path, why probeWhy) {
 	if !why.over && age(now, p.out.last) < gap {
 		return
 	}
+	if m.nat.Hard && !n.turn.late.IsZero() && !p.answered(now) {
+		return // pingCalled does it when the other side's NAT is open
+	}
 	if m.payPing(now, n, p) {
 		m.sendPing(now, n, p, p.pingSize(now, false))
 		if why.want {

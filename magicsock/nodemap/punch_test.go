@@ -167,6 +167,7 @@ func TestHardSidePingsSecond(t *testing.T) {
 		for range 2 {
 			b.do(b.m.HandleCallMeMaybe(s.now, a.id, s.relay, named))
 		}
+		b.route(a.id, packet{from: b, size: 1200, payload: 1}) // looks for a path as well
 		direct := func() (n int) {
 			for _, act := range b.log {
 				if act.Kind == SendPing && act.To == UDPAddr(a.local) {
