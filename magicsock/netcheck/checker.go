@@ -44,8 +44,8 @@ type Config struct {
 	// NoICMP sends no echo requests; they need root.
 	NoICMP bool
 	// Addrs is called, with no lock held, at the first answer of a run and as soon as
-	// it finds an address outside that differs from that of Last; Last shows it then.
-	// May be nil.
+	// it finds an address outside that differs from that of Last, or another verdict
+	// on the NAT; Last shows it then. May be nil.
 	Addrs func()
 	// Progress is told each step, one call at a time. May be nil.
 	Progress func(Progress)

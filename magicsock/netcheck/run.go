@@ -226,22 +226,23 @@ func (u *run) patience() time.Duration {
 	return min(wait, maxSTUNWait)
 }
 
-// interim shows an address that is new before the run ends. u.mu is not held.
+// interim shows an address that is new, and a verdict on the NAT, before the run
+// ends. u.mu is not held.
 func (u *run) interim() {
 	c := u.c
 	u.mu.Lock()
 	first := len(u.r.Mapped) == 1
-	if !first && !u.news() {
-		u.mu.Unlock()
-		return
-	}
 	r := u.snapshot(true)
 	c.mu.Lock()
+	judged := r.MappingVariesV4 != Unknown && (c.last == nil || c.last.MappingVariesV4 != r.MappingVariesV4)
 	same := c.last != nil && c.last.GlobalV4 == r.GlobalV4 && c.last.GlobalV6 == r.GlobalV6
-	c.last = &r
+	news := u.news()
+	if news || judged { // else Last knows more than what has been answered so far
+		c.last = &r
+	}
 	c.mu.Unlock()
 	u.mu.Unlock()
-	if (first || !same) && c.cfg.Addrs != nil {
+	if (first || judged || news && !same) && c.cfg.Addrs != nil {
 		c.cfg.Addrs()
 	}
 }

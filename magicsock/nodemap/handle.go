@@ -248,7 +248,7 @@ func (m *Map) answerCallMe(now time.Time, n *node, gap time.Duration) {
 	switch {
 	case asked && !m.nat.Easy:
 		n.turn.late = now.Add(callMeWait)
-	case m.nat.Hard && !n.turn.late.IsZero(): // the answer to ours: the node pings now
+	case !n.turn.late.IsZero(): // the answer to ours: the node pings now
 	default:
 		m.pingCalled(now, n)
 	}

@@ -77,7 +77,7 @@ func (m *Map) probe(now time.Time, n *node, p *path, why probeWhy) {
 	if !why.over && age(now, p.out.last) < gap {
 		return
 	}
-	if m.nat.Hard && !n.turn.late.IsZero() && !p.answered(now) {
+	if !n.turn.late.IsZero() && !p.answered(now) {
 		return // pingCalled does it when the other side's NAT is open
 	}
 	if m.payPing(now, n, p) {

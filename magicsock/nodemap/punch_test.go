@@ -157,17 +157,26 @@ func TestScenarioRestrictedAndHard(t *testing.T) {
 // answer to our call-me-maybe crossed one of its own: a ping that comes before its
 // NAT is open makes a mapping for nothing, and the next is 5 s away.
 func TestHardSidePingsSecond(t *testing.T) {
-	for _, hard := range []bool{true, false} {
+	for _, test := range []struct {
+		name       string
+		nat        NAT
+		first, all int // pings at once and in the end
+	}{
+		{"hard", NAT{Hard: true}, 0, 1},
+		{"not known", NAT{}, 0, 1},
+		{"easy", NAT{Easy: true}, 1, 1},
+	} {
 		s := newSim(t)
 		s.relayUp = true
 		a, b := s.node(1, addrA), s.node(2, addrB)
 		b.introduce(a, true)
-		b.m.SetOwnNAT(NAT{Hard: hard, Easy: !hard})
+		b.m.SetOwnNAT(test.nat)
+		a.nat = true // and answers nothing
 		named := []netip.AddrPort{a.local}
 		for range 2 {
 			b.do(b.m.HandleCallMeMaybe(s.now, a.id, s.relay, named))
 		}
-		b.route(a.id, packet{from: b, size: 1200, payload: 1}) // looks for a path as well
+		b.route(a.id, packet{from: b, size: 1200, payload: 1}) // looks for a path, too
 		direct := func() (n int) {
 			for _, act := range b.log {
 				if act.Kind == SendPing && act.To == UDPAddr(a.local) {
@@ -176,12 +185,12 @@ func TestHardSidePingsSecond(t *testing.T) {
 			}
 			return n
 		}
-		if n := direct(); n != map[bool]int{true: 0, false: 1}[hard] {
-			t.Errorf("hard %v: %d pings at once", hard, n)
+		if n := direct(); n != test.first {
+			t.Errorf("%s: %d pings at once, want %d", test.name, n, test.first)
 		}
 		s.run(callMeWait)
-		if n := direct(); n != 1 {
-			t.Errorf("hard %v: %d pings in the end", hard, n)
+		if n := direct(); n != test.all {
+			t.Errorf("%s: %d pings in the end, want %d", test.name, n, test.all)
 		}
 	}
 }
