@@ -200,7 +200,7 @@ func (n *node) warmAt(now time.Time) time.Time {
 // searchAt returns when a node without a usable address is to be looked at.
 func (n *node) searchAt(now time.Time) time.Time {
 	var t time.Time
-	if n.wanting(now) || n.use.sent.After(n.turn.last) {
+	if n.searching(now) {
 		t = n.turn.last.Add(discoveryGap)
 	}
 	if n.wanting(now) {

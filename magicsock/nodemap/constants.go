@@ -10,6 +10,7 @@ const (
 	sendingPing  = 3 * time.Second         // the same while payload is sent (S8)
 	retryPing    = time.Second             // the same while something is unanswered
 	pingTimeout  = 5 * time.Second         // a later pong is ignored
+	searchTime   = 25 * time.Second        // a session goes on looking for a direct path after the last payload
 	discoveryGap = 5 * time.Second         // smallest gap of discovery pings on one address, of rounds, of call-me-maybes
 	callMeWait   = 300 * time.Millisecond  // pings behind a hard NAT wait so long after the call-me-maybe that opens the other one
 	callMeAnswer = 2 * time.Second         // smallest gap of a call-me-maybe that answers one

@@ -131,10 +131,16 @@ func (m *Map) search(now time.Time, n *node) {
 	}
 }
 
-// searchDue says that all addresses are to be pinged: payload was sent since the
-// last time, or an answer is wanted.
+// searchDue says that all addresses are to be pinged again: payload was sent since
+// the last time or a moment ago, or an answer is wanted.
 func (n *node) searchDue(now time.Time) bool {
-	return (n.use.sent.After(n.turn.last) || n.wanting(now)) && age(now, n.turn.last) >= discoveryGap
+	return n.searching(now) && age(now, n.turn.last) >= discoveryGap
+}
+
+// searching says that a direct address is looked for. A session that says nothing
+// for a moment goes on looking: its next packet is to go directly.
+func (n *node) searching(now time.Time) bool {
+	return n.use.sent.After(n.turn.last) || n.wanting(now) || age(now, later(n.use.sent, n.use.received)) < searchTime
 }
 
 // retryDue says that addresses that had answered are to be pinged again, since
