@@ -89,7 +89,11 @@ func (w *sliceWriter) Write(b []byte) (int, error) {
 // buffers pay: 256 KiB hold what comes between two wake-ups. It returns io.EOF
 // after the other side's FIN, ErrReset after its RST, ErrClosed after Close or
 // Abort.
-func (f *Flow) Read(b []byte) (int, error) {
+func (f *Flow) Read(b []byte) (int, error) { return f.ReadUntil(nil, b) }
+
+// ReadUntil is Read that gives up when stop is closed, with neither bytes nor an
+// error.
+func (f *Flow) ReadUntil(stop <-chan struct{}, b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
@@ -106,7 +110,11 @@ func (f *Flow) Read(b []byte) (int, error) {
 		if _, wait := err.(*tcpip.ErrWouldBlock); !wait {
 			return 0, f.readError(err)
 		}
-		<-f.readable
+		select {
+		case <-f.readable:
+		case <-stop:
+			return 0, nil
+		}
 	}
 }
 

@@ -55,7 +55,7 @@ func TestNetnsRelay(t *testing.T) {
 	a.SSHWorks(t, key, bob.ID+".node.internal", bob.IPv4)
 	traffic(t, a, b)
 
-	shell := a.SSHSession(t, key, bob.IPv6)
+	shell := a.SSHSession(t, key, bob.IPv6, 100*time.Millisecond)
 	b.IperfServer(t, "5299")
 	load := a.Spawn(t, "iperf3", "-c", bob.IPv6, "-p", "5299", "-t", "15", "-b", "50M", "--connect-timeout", "5000")
 

@@ -53,7 +53,7 @@ func TestNetnsDenied(t *testing.T) {
 	a, b := pair(t, "--relay", "none")
 	a.AwaitPath(t, 5*time.Second, "direct")
 	_, key := b.Sshd(t)
-	shell := a.SSHSession(t, key, "bob.node.internal")
+	shell := a.SSHSession(t, key, "bob.node.internal", 100*time.Millisecond)
 	b.Nodetun(t, "deny", "alice")
 	select {
 	case <-shell.Ended:

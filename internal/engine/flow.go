@@ -325,7 +325,7 @@ func (f *flow) reset() {
 
 // hostToPeer copies what the program on this host sends.
 func (f *flow) hostToPeer() {
-	if err := copyGrowing(f.stream, f.local, &f.peer.tx); err != nil {
+	if err := copyGrowing(newSpill(f.stream, f.local, &f.peer.tx), f.local, &f.peer.tx); err != nil {
 		f.reset()
 		return
 	}

@@ -89,7 +89,7 @@ func (h *Host) SSHWorks(t testing.TB, key string, targets ...string) {
 	}
 }
 
-// Session is an ssh session that prints a line every 100 ms. Its methods may be
+// Session is an ssh session that prints a line again and again. Its methods may be
 // called from any goroutine.
 type Session struct {
 	// Ended is closed when ssh has ended.
@@ -137,12 +137,13 @@ func (s *Session) Forget() {
 	s.gap, s.last = 0, time.Now()
 }
 
-// SSHSession starts an ssh session that goes on until the test ends.
-func (h *Host) SSHSession(t testing.TB, key, target string) *Session {
+// SSHSession starts an ssh session that prints a line every so often until the test
+// ends.
+func (h *Host) SSHSession(t testing.TB, key, target string, every time.Duration) *Session {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Session{Ended: make(chan struct{})}
-	cmd := h.NS.Cmd(ctx, sshArgs(key, target, "while sleep 0.1; do echo tick; done")...)
+	cmd := h.NS.Cmd(ctx, sshArgs(key, target, fmt.Sprintf("while sleep %.3f; do echo tick; done", every.Seconds()))...)
 	cmd.Stdout = s
 	if err := cmd.Start(); err != nil {
 		cancel()

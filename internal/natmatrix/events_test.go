@@ -20,6 +20,7 @@ const (
 	calm       = 5 * time.Second         // without trouble: longer than the death of a path takes
 	outage     = 5 * time.Second         // how long a cable is out and UDP blocked
 	wakeWithin = 2 * time.Second         // a session goes on after waking
+	tick       = 10 * time.Millisecond   // between two lines of the ssh session: while a node is away, more of them than its buffers hold
 	switchGap  = 1500 * time.Millisecond // while a relay works; the issue of a path's death
 )
 
@@ -170,7 +171,7 @@ func (e event) run(t *testing.T) outcome {
 	s := e.site(t)
 	bob := s.a.Status(t).Peers[0]
 	_, key := s.b.Sshd(t)
-	s.shell = s.a.SSHSession(t, key, bob.IPv6)
+	s.shell = s.a.SSHSession(t, key, bob.IPv6, tick)
 	s.b.IperfServer(t, iperfPort)
 	s.load = s.a.Spawn(t, "iperf3", "-c", bob.IPv6, "-p", iperfPort, "-t", "3600", "-b", "5M", "-i", "0.2", "-l", "16K", "--forceflush", "--connect-timeout", "5000")
 	hosttest.Eventually(t, 10*time.Second, "iperf3 sends", func() error { return sending(s.load) })

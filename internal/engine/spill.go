@@ -1,0 +1,84 @@
+package engine
+
+import (
+	"io"
+	"time"
+)
+
+const (
+	// spillAfter is how long a write to the peer is held up before what the host
+	// sends meanwhile is taken in.
+	spillAfter = time.Second
+	spillLimit = 256 << 10
+	spillRead  = 16 << 10
+)
+
+// spill writes to a peer what is read from the host, and goes on reading while a
+// write is held up. netstack counts what it holds by segments: many small ones fill
+// it long before the window that it has told the host, and then it drops without a
+// word. The host's TCP would wait up to two minutes before it tries again, although
+// the peer is back. Here 256 KiB are held whatever their segments.
+type spill struct {
+	dst   io.Writer
+	src   untilReader
+	count counter // of what is read here
+	timer *time.Timer
+	stop  chan struct{} // closed when the write is over
+	ended chan struct{} // one token when take has returned
+
+	// held was read meanwhile; it is take's while that runs.
+	held []byte
+}
+
+// untilReader is a *netstack.Flow.
+type untilReader interface {
+	ReadUntil(stop <-chan struct{}, b []byte) (int, error)
+}
+
+func newSpill(dst io.Writer, src untilReader, count counter) *spill {
+	s := &spill{dst: dst, src: src, count: count, stop: make(chan struct{}), ended: make(chan struct{}, 1)}
+	s.timer = time.AfterFunc(time.Hour, s.take)
+	s.timer.Stop()
+	return s
+}
+
+// Write writes b, and all that was read from the host while it was held up. An
+// error or the end that was read comes again at the next read.
+func (s *spill) Write(b []byte) (int, error) {
+	if err := s.write(b); err != nil {
+		return 0, err
+	}
+	for len(s.held) > 0 {
+		held := s.held
+		s.held = nil
+		if err := s.write(held); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
+func (s *spill) write(b []byte) error {
+	s.timer.Reset(spillAfter)
+	_, err := s.dst.Write(b)
+	if !s.timer.Stop() { // take runs, or has run
+		close(s.stop)
+		<-s.ended
+		s.stop = make(chan struct{})
+	}
+	return err
+}
+
+// take reads until the write is over or enough is held.
+func (s *spill) take() {
+	defer func() { s.ended <- struct{}{} }()
+	buf := make([]byte, spillRead)
+	for len(s.held) < spillLimit {
+		n, err := s.src.ReadUntil(s.stop, buf)
+		if n == 0 || err != nil {
+			return
+		}
+		s.count.Add(uint64(n))
+		s.held = append(s.held, buf[:n]...)
+	}
+}
