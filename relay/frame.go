@@ -44,6 +44,12 @@ const (
 	maxLoginMessage = 64
 )
 
+// Texts of Health about another connection with the key of this one.
+const (
+	HealthElsewhere = "another machine uses this key: packets for it go there"
+	HealthBack      = "the other machine with this key has left"
+)
+
 // What may be wrong with a frame. Each ends the connection.
 var (
 	// ErrUnknownType is returned for a type that is not in the table.

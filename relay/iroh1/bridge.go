@@ -1,6 +1,8 @@
 package iroh1
 
 import (
+	"fmt"
+
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/relay"
 )
@@ -66,4 +68,147 @@ func EachPacket(scratch []byte, send bool, node identity.NodeID, batch []byte, e
 		err = flush()
 	}
 	return run, err
+}
+
+// Decoder reads the messages of one end as frames of package relay. What is lost is
+// the ECN field.
+type Decoder struct {
+	// FromServer: they are those of a server.
+	FromServer bool
+
+	rest  Packet // not handed out yet
+	batch []byte // of one frame
+}
+
+// Next returns the next frame; message yields the next message. The body is valid
+// until the next call. What says nothing in version 3 is left out.
+func (d *Decoder) Next(message func() ([]byte, error)) (relay.Type, []byte, error) {
+	packet := relay.TypeSendPacket
+	if d.FromServer {
+		packet = relay.TypeRecvPacket
+	}
+	for {
+		d.batch = append(d.batch[:0], d.rest.Node[:]...)
+		var ok bool
+		if d.batch, ok = d.rest.NextBatch(d.batch); ok {
+			return packet, d.batch, nil
+		}
+		m, err := message()
+		if err != nil {
+			return 0, nil, err
+		}
+		t, body, err := Parse(m)
+		if err != nil {
+			return 0, nil, err
+		}
+		if t.isPacket(d.FromServer) {
+			if d.rest, err = ParsePacket(t, body); err != nil {
+				return 0, nil, err
+			}
+			continue
+		}
+		frame, body, err := d.frame(t, body)
+		if frame != 0 || err != nil {
+			return frame, body, err
+		}
+	}
+}
+
+// isPacket says that t is a packet of a server, or of a client.
+func (t Type) isPacket(fromServer bool) bool {
+	if fromServer {
+		return t == TypeRecvDatagram || t == TypeRecvBatch
+	}
+	return t == TypeSendDatagram || t == TypeSendBatch
+}
+
+// frame is the frame of a message that is no packet, 0 for one that is left out.
+func (d *Decoder) frame(t Type, body []byte) (relay.Type, []byte, error) {
+	switch {
+	case t == TypePing:
+		return relay.TypePing, body, nil
+	case t == TypePong:
+		return relay.TypePong, body, nil
+	case !d.FromServer, t < TypeEndpointGone:
+		return 0, nil, fmt.Errorf("%w: %d from this side", ErrUnknownType, t)
+	case t == TypeEndpointGone:
+		return relay.TypePeerGone, body, nil
+	case t == TypeHealth:
+		return relay.TypeHealth, body, nil
+	case t == TypeRestarting:
+		return relay.TypeRestarting, body, nil
+	}
+	switch body[0] {
+	case StatusHealthy:
+		return relay.TypeHealth, []byte(relay.HealthBack), nil
+	case StatusSameID:
+		return relay.TypeHealth, []byte(relay.HealthElsewhere), nil
+	case StatusRateLimited:
+		return relay.TypeHealth, []byte("the relay limits how much this node may send"), nil
+	}
+	return 0, nil, nil
+}
+
+// Encoder writes frames of package relay as messages of one end.
+type Encoder struct {
+	// FromServer: the messages are to be those of a server, of this version.
+	FromServer, V2 bool
+
+	scratch []byte
+}
+
+// Encode calls emit with each message that it takes to say what whole frames say.
+// A message is valid until emit returns.
+func (e *Encoder) Encode(frames []byte, emit func(message []byte) error) error {
+	for {
+		frame, rest, ok := relay.NextFrame(frames)
+		if !ok {
+			return nil
+		}
+		if err := e.frame(relay.Type(frame[0]), frame[relay.HeaderLen:], emit); err != nil {
+			return err
+		}
+		frames = rest
+	}
+}
+
+func (e *Encoder) frame(t relay.Type, body []byte, emit func(message []byte) error) error {
+	out := e.scratch[:0]
+	switch t {
+	case relay.TypeSendPacket, relay.TypeRecvPacket:
+		node, batch, err := relay.ParsePacket(body)
+		if err != nil {
+			return err
+		}
+		e.scratch, err = EachPacket(e.scratch, !e.FromServer, node, batch, emit)
+		return err
+	case relay.TypePing:
+		out = AppendPing(out, [8]byte(body))
+	case relay.TypePong:
+		out = AppendPong(out, [8]byte(body))
+	case relay.TypePeerGone:
+		out = AppendEndpointGone(out, identity.NodeID(body))
+	case relay.TypeHealth:
+		out = e.health(out, string(body))
+	case relay.TypeRestarting:
+		out = append(append(out, byte(TypeRestarting)), body...)
+	}
+	if len(out) == 0 { // KeepAlive and NotePreferred have no counterpart
+		return nil
+	}
+	e.scratch = out
+	return emit(out)
+}
+
+// health says what a text means: since v2 that is a number.
+func (e *Encoder) health(out []byte, text string) []byte {
+	switch {
+	case !e.V2:
+		return AppendHealth(out, text)
+	case text == relay.HealthElsewhere:
+		return AppendStatus(out, StatusSameID)
+	case text == relay.HealthBack:
+		return AppendStatus(out, StatusHealthy)
+	}
+	return out
 }

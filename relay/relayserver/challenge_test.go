@@ -90,7 +90,7 @@ func TestFreshLoginReplaces(t *testing.T) {
 		machines = append(machines, r)
 	}
 	for _, r := range machines[:2] {
-		if text := string(r.expect(relay.TypeHealth)); text != healthElsewhere {
+		if text := string(r.expect(relay.TypeHealth)); text != relay.HealthElsewhere {
 			t.Errorf("%q", text)
 		}
 		r.send(other, []byte("still here")) // it may send
@@ -101,7 +101,7 @@ func TestFreshLoginReplaces(t *testing.T) {
 		machines[i].expectPacket(other, []byte("hello"))
 		_ = machines[i].conn.Close()
 		if i > 0 { // the youngest that waits is next
-			if text := string(machines[i-1].expect(relay.TypeHealth)); text != healthBack {
+			if text := string(machines[i-1].expect(relay.TypeHealth)); text != relay.HealthBack {
 				t.Errorf("%q", text)
 			}
 		}

@@ -119,7 +119,7 @@ func (c *client) register() (holder *client) {
 	spare, excess := c.server.registry.push(c)
 	c.enter(nil)
 	if spare != nil {
-		spare.queue.PushControl(relay.AppendHealth(nil, healthElsewhere))
+		spare.queue.PushControl(relay.AppendHealth(nil, relay.HealthElsewhere))
 		c.server.logger.Info("two connections with one key", "node", c.id)
 	}
 	if excess != nil {
@@ -127,12 +127,6 @@ func (c *client) register() (holder *client) {
 	}
 	return nil
 }
-
-// What a connection is told about another one with the same key.
-const (
-	healthElsewhere = "another machine uses this key: packets for it go there"
-	healthBack      = "the other machine with this key has left"
-)
 
 // contest asks for the place of a client with the same key. A login of version
 // 3 can be replayed by whoever has seen it, so it replaces another connection
@@ -175,7 +169,7 @@ func (c *client) leave() {
 	c.live.Store(false)
 	promoted, gone := s.registry.remove(c)
 	if promoted != nil {
-		promoted.queue.PushControl(relay.AppendHealth(nil, healthBack))
+		promoted.queue.PushControl(relay.AppendHealth(nil, relay.HealthBack))
 	}
 	if gone {
 		notice := relay.AppendPeerGone(nil, c.id)

@@ -23,8 +23,8 @@ func (s *Server) serveIroh1(conn *socket, r *http.Request, addr netip.Addr) {
 	}
 	s.count.webSocketAccepts.Add(1)
 	s.count.iroh1Accepts.Add(1)
-	v2 := conn.conn.Subprotocol() == iroh1.SubprotocolV2
-	newClient(s, id, addr, &iroh1Socket{socket: conn, v2: v2}, true).serve()
+	t := &iroh1Socket{socket: conn, out: iroh1.Encoder{FromServer: true, V2: conn.conn.Subprotocol() == iroh1.SubprotocolV2}}
+	newClient(s, id, addr, t, true).serve()
 }
 
 // logInIroh1 finds out who the client is and tells it how that ended.
@@ -89,100 +89,17 @@ func (s *socket) reply(message []byte) error {
 	return s.send(ctx, message)
 }
 
-// iroh1Socket is the transport of iroh 1.x. Its frames become those of version 3 on
-// the way in, and the other way round on the way out. What is lost is the ECN field.
+// iroh1Socket is the transport of iroh 1.x.
 type iroh1Socket struct {
 	*socket
-	v2 bool
-
-	rest  iroh1.Packet // the reader's: not handed out yet
-	batch []byte       // the reader's, for one frame
-	out   []byte       // the writer's, for one message
+	in  iroh1.Decoder
+	out iroh1.Encoder
 }
 
-// Next returns the next frame as one of version 3.
-func (s *iroh1Socket) Next() (relay.Type, []byte, error) {
-	for {
-		s.batch = append(s.batch[:0], s.rest.Node[:]...)
-		var ok bool
-		if s.batch, ok = s.rest.NextBatch(s.batch); ok {
-			return relay.TypeSendPacket, s.batch, nil
-		}
-		message, err := s.message()
-		if err != nil {
-			return 0, nil, err
-		}
-		t, body, err := iroh1.Parse(message)
-		if err != nil {
-			return 0, nil, err
-		}
-		switch t {
-		case iroh1.TypeSendDatagram, iroh1.TypeSendBatch:
-			if s.rest, err = iroh1.ParsePacket(t, body); err != nil {
-				return 0, nil, err
-			}
-		case iroh1.TypePing:
-			return relay.TypePing, body, nil
-		case iroh1.TypePong:
-			return relay.TypePong, body, nil
-		default:
-			return 0, nil, fmt.Errorf("%w: %d from a client", iroh1.ErrUnknownType, t)
-		}
-	}
-}
+func (s *iroh1Socket) Next() (relay.Type, []byte, error) { return s.in.Next(s.message) }
 
-// Write writes frames of version 3.
 func (s *iroh1Socket) Write(frames []byte) error {
 	ctx, cancel := context.WithTimeout(s.ctx, socketWriteTimeout)
 	defer cancel()
-	for {
-		frame, rest, ok := relay.NextFrame(frames)
-		if !ok {
-			return nil
-		}
-		if err := s.writeFrame(ctx, relay.Type(frame[0]), frame[relay.HeaderLen:]); err != nil {
-			return err
-		}
-		frames = rest
-	}
-}
-
-func (s *iroh1Socket) writeFrame(ctx context.Context, t relay.Type, body []byte) error {
-	out := s.out[:0]
-	switch t {
-	case relay.TypeRecvPacket:
-		src, batch, err := relay.ParsePacket(body)
-		if err != nil {
-			return err
-		}
-		s.out, err = iroh1.EachPacket(s.out, false, src, batch, func(m []byte) error { return s.send(ctx, m) })
-		return err
-	case relay.TypePing:
-		out = iroh1.AppendPing(out, [8]byte(body))
-	case relay.TypePong:
-		out = iroh1.AppendPong(out, [8]byte(body))
-	case relay.TypePeerGone:
-		out = iroh1.AppendEndpointGone(out, identity.NodeID(body))
-	case relay.TypeHealth:
-		out = s.appendHealth(out, string(body))
-	case relay.TypeRestarting:
-		out = append(append(out, byte(iroh1.TypeRestarting)), body...)
-	}
-	if len(out) == 0 { // a KeepAlive, which is not known there
-		return nil
-	}
-	return s.send(ctx, out)
-}
-
-// appendHealth says what a text means: since v2 that is a number.
-func (s *iroh1Socket) appendHealth(out []byte, text string) []byte {
-	switch {
-	case !s.v2:
-		return iroh1.AppendHealth(out, text)
-	case text == healthElsewhere:
-		return iroh1.AppendStatus(out, iroh1.StatusSameID)
-	case text == healthBack:
-		return iroh1.AppendStatus(out, iroh1.StatusHealthy)
-	}
-	return out
+	return s.out.Encode(frames, func(m []byte) error { return s.send(ctx, m) })
 }

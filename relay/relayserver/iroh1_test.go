@@ -312,7 +312,7 @@ func TestIroh1SameKey(t *testing.T) {
 	friend := logIn(t, s, other)
 	first := logInIroh1(t, s, key, iroh1.SubprotocolV1)
 	second := logInIroh1(t, s, key)
-	if text := string(first.expect(iroh1.TypeHealth)); text != healthElsewhere {
+	if text := string(first.expect(iroh1.TypeHealth)); text != relay.HealthElsewhere {
 		t.Errorf("%q", text)
 	}
 	third := logInIroh1(t, s, key)
@@ -330,7 +330,7 @@ func TestIroh1SameKey(t *testing.T) {
 				t.Errorf("%x", body)
 			}
 		case second:
-			if text := string(first.expect(iroh1.TypeHealth)); text != healthBack {
+			if text := string(first.expect(iroh1.TypeHealth)); text != relay.HealthBack {
 				t.Errorf("%q", text)
 			}
 		}
