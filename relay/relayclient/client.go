@@ -44,8 +44,8 @@ type Handler interface {
 // Client is a connection to a relay.
 type Client struct {
 	raw    *relay.Conn // the socket
-	conn   net.Conn    // raw, or TLS on it
-	reader *relay.Reader
+	conn   transport
+	iroh1  bool
 	queue  *relay.Queue
 	logger *slog.Logger
 
@@ -60,10 +60,10 @@ type Client struct {
 	pingSent time.Time // zero: none on its way
 }
 
-func newClient(cfg Config, raw *relay.Conn, conn net.Conn, first []byte) *Client {
+// newClient prepares a Client whose transport is still to come.
+func newClient(cfg Config, raw *relay.Conn) *Client {
 	c := &Client{
 		raw:    raw,
-		conn:   conn,
 		queue:  cfg.Queue,
 		logger: cfg.Logger,
 		begin:  time.Now(),
@@ -75,9 +75,11 @@ func newClient(cfg Config, raw *relay.Conn, conn net.Conn, first []byte) *Client
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
-	c.reader = relay.NewReader(stampedReader{c}, first)
 	return c
 }
+
+// Iroh1 reports whether the relay speaks the protocol of iroh 1.x.
+func (c *Client) Iroh1() bool { return c.iroh1 }
 
 // Send queues datagrams for a node: pkts holds them one behind the other, each
 // seg bytes long, the last one shorter. They are copied. It never blocks and
@@ -222,7 +224,7 @@ func (c *Client) writeSome() (int, error) {
 		return 0, nil
 	}
 	n := len(b)
-	_, err := c.conn.Write(b)
+	err := c.conn.Write(b)
 	c.queue.Done()
 	return n, err
 }
@@ -234,7 +236,7 @@ func (c *Client) flush() {
 			break
 		}
 	}
-	_ = c.conn.Close()
+	c.conn.Close()
 }
 
 func (c *Client) pushPing() {
@@ -248,7 +250,7 @@ func (c *Client) pushPing() {
 
 func (c *Client) readLoop(h Handler) error {
 	for {
-		t, body, err := c.reader.Next()
+		t, body, err := c.conn.Next()
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return fmt.Errorf("relay closed the connection: %w", err)
@@ -315,13 +317,5 @@ func (c *Client) lastReceived() time.Time {
 	return time.Time{}
 }
 
-// stampedReader notes when something was read, once a read and not a frame.
-type stampedReader struct{ c *Client }
-
-func (r stampedReader) Read(b []byte) (int, error) {
-	n, err := r.c.conn.Read(b)
-	if n > 0 {
-		r.c.received.Store(int64(max(1, time.Since(r.c.begin))))
-	}
-	return n, err
-}
+// stamp notes that something was read.
+func (c *Client) stamp() { c.received.Store(int64(max(1, time.Since(c.begin)))) }

@@ -91,28 +91,42 @@ func url(t *testing.T, s string) identity.RelayURL {
 }
 
 func TestBetweenClients(t *testing.T) {
-	for _, secure := range []bool{false, true} {
-		t.Run(map[bool]string{false: "http", true: "https"}[secure], func(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		secure         bool
+		iroh1A, iroh1B bool
+	}{
+		{"http", false, false, false},
+		{"https", true, false, false},
+		{"http, iroh 1.x", false, true, true},
+		{"https, iroh 1.x", true, true, true},
+		{"http, one of each", false, true, false},
+		{"https, one of each", true, false, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			var cfg relayserver.Config
 			var clientTLS *tls.Config
-			if secure {
+			if test.secure {
 				server, roots := relaytest.TLS(t)
 				cfg.TLS, clientTLS = server, &tls.Config{RootCAs: roots}
 				cfg.Access.Mode = relayserver.AccessEveryone
 			}
 			cfg.RequireChallenge = true // the client answers it
 			r := relaytest.Start(t, cfg)
-			dial := func() (*relayclient.Client, *recorder, identity.NodeID, func() error) {
+			dial := func(iroh1 bool) (*relayclient.Client, *recorder, identity.NodeID, func() error) {
 				key := identity.GenerateSecretKey()
-				c, err := relayclient.Dial(t.Context(), relayclient.Config{URL: r.URL, Key: key, TLS: clientTLS})
+				c, err := relayclient.Dial(t.Context(), relayclient.Config{URL: r.URL, Key: key, TLS: clientTLS, Iroh1: iroh1})
 				if err != nil {
 					t.Fatal(err)
+				}
+				if c.Iroh1() != iroh1 {
+					t.Errorf("iroh 1.x: %v", c.Iroh1())
 				}
 				h := newRecorder()
 				return c, h, key.NodeID(), run(t, c, h)
 			}
-			a, ha, idA, stopA := dial()
-			b, hb, idB, _ := dial()
+			a, ha, idA, stopA := dial(test.iroh1A)
+			b, hb, idB, _ := dial(test.iroh1B)
 			a.NotePreferred(true)
 			waitFor(t, func() bool { return a.Established() && b.Established() && a.RTT() > 0 })
 			if a.RTT() > patience {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"syscall"
@@ -50,6 +51,12 @@ type Config struct {
 	Proxy func(relay *url.URL) (*url.URL, error)
 	// Control is called on each socket before it connects; it may be nil.
 	Control func(network, address string, c syscall.RawConn) error
+	// Token is shown to the relay, which may ask for one; empty for none. It belongs
+	// to this URL and goes out over TLS and to loopback only (S2).
+	Token string
+	// Iroh1 tries the protocol of iroh 1.x first, as Client.Iroh1 said of the last
+	// connection.
+	Iroh1 bool
 	// TLS is used for https; nil means the system's roots. The server name is
 	// the URL's host.
 	TLS *tls.Config
@@ -60,17 +67,38 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Dial connects to a relay and logs in. A relay says nothing to a good login,
-// so a refusal shows only in Run. Nothing runs after Dial has returned.
+// Dial connects to a relay and logs in, in version 3 of the protocol or, if the
+// server does not know that, in the one of iroh 1.x. A relay of version 3 says
+// nothing to a good login, so a refusal shows only in Run. Nothing runs after Dial
+// has returned.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	if cfg.URL.IsZero() || cfg.Key == nil {
 		return nil, errors.New("relay dial: no URL or no key")
 	}
-	raw, proxy, err := dialThrough(ctx, &cfg)
+	if !tokenMayLeave(&cfg) {
+		return nil, errors.New("relay dial: a token goes over https only")
+	}
+	c, err := dialAs(ctx, cfg, cfg.Iroh1)
+	if errors.Is(err, errOther) {
+		c, err = dialAs(ctx, cfg, !cfg.Iroh1)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("relay dial: %w", err)
+	}
+	return c, nil
+}
+
+// errOther says that the server may speak the other protocol.
+var errOther = fmt.Errorf("%w in this protocol", ErrUpgrade)
+
+// dialAs dials in one of the protocols. The error is errOther when there is an HTTP
+// server that does not know it.
+func dialAs(ctx context.Context, cfg Config, iroh1 bool) (*Client, error) {
+	raw, proxy, err := dialThrough(ctx, &cfg)
+	if err != nil {
+		return nil, err
 	}
 	conn := relay.NewConn(raw, writeStall)
 	conn.GiveUpAfter(relay.ClientPongTimeout)
@@ -80,7 +108,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	var c *Client
 	if err == nil {
-		c, err = logIn(ctx, cfg, conn)
+		c, err = logIn(ctx, cfg, conn, iroh1)
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -90,9 +118,19 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, fmt.Errorf("relay dial: %w", err)
+		return nil, err
 	}
 	return c, nil
+}
+
+// tokenMayLeave says that there is no token, or that nobody on the way sees it.
+func tokenMayLeave(cfg *Config) bool {
+	u := cfg.URL.Parsed()
+	if cfg.Token == "" || isTLS(u.Scheme) {
+		return true
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && addr.IsLoopback() || strings.TrimSuffix(u.Hostname(), ".") == "localhost"
 }
 
 // relayAddress is where the relay listens, host:port.
@@ -129,7 +167,7 @@ func dialTCP(ctx context.Context, cfg *Config, address string) (net.Conn, error)
 func isTLS(scheme string) bool { return scheme != "http" && scheme != "ws" }
 
 // logIn does everything above TCP.
-func logIn(ctx context.Context, cfg Config, raw *relay.Conn) (*Client, error) {
+func logIn(ctx context.Context, cfg Config, raw *relay.Conn, iroh1 bool) (*Client, error) {
 	u := cfg.URL.Parsed()
 	host := strings.TrimSuffix(u.Hostname(), ".")
 	var conn net.Conn = raw
@@ -146,7 +184,16 @@ func logIn(ctx context.Context, cfg Config, raw *relay.Conn) (*Client, error) {
 	if port := u.Port(); port != "" {
 		host += ":" + port
 	}
-	first, login, err := upgrade(conn, host, cfg.Key, loginHost(&cfg))
+	c := newClient(cfg, raw)
+	if iroh1 {
+		s, err := openSocket(ctx, &cfg, conn, host, c.stamp)
+		if err != nil {
+			return nil, err
+		}
+		c.conn, c.iroh1 = s, !s.plain3
+		return c, nil
+	}
+	first, login, err := upgrade(conn, host, &cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +202,8 @@ func logIn(ctx context.Context, cfg Config, raw *relay.Conn) (*Client, error) {
 	if _, err := conn.Write(login); err != nil {
 		return nil, err
 	}
-	return newClient(cfg, raw, conn, first), nil
+	c.conn = newStream(conn, first, c.stamp)
+	return c, nil
 }
 
 func tlsConfig(base *tls.Config, host string) *tls.Config {
@@ -172,13 +220,16 @@ func tlsConfig(base *tls.Config, host string) *tls.Config {
 }
 
 // upgrade asks for the relay protocol and returns the login that the answer calls
-// for, and what was read behind the answer. dialled is the relay's name for the
-// login. It is written by hand because net/http takes a 101 for a switch only
+// for, and what was read behind the answer. It is written by hand because net/http takes a 101 for a switch only
 // with a Connection header, which iroh's relays do not send.
-func upgrade(conn net.Conn, host string, key *identity.SecretKey, dialled string) (first, login []byte, err error) {
+func upgrade(conn net.Conn, host string, cfg *Config) (first, login []byte, err error) {
+	dialled := loginHost(cfg)
 	request := "GET /relay HTTP/1.1\r\nHost: " + host + "\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol +
-		"\r\n" + relay.LoginHeader + ": " + dialled + "\r\n\r\n"
-	if _, err := io.WriteString(conn, request); err != nil {
+		"\r\n" + relay.LoginHeader + ": " + dialled + "\r\n"
+	if cfg.Token != "" {
+		request += "Authorization: Bearer " + cfg.Token + "\r\n"
+	}
+	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
 		return nil, nil, err
 	}
 	br := bufio.NewReader(io.LimitReader(conn, maxResponse))
@@ -188,16 +239,28 @@ func upgrade(conn net.Conn, host string, key *identity.SecretKey, dialled string
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		_ = response.Body.Close()
-		return nil, nil, fmt.Errorf("%w: status %d", ErrUpgrade, response.StatusCode)
+		return nil, nil, statusError(response.StatusCode)
 	}
 	if got := response.Header.Get("Upgrade"); !strings.EqualFold(got, upgradeProtocol) {
 		return nil, nil, fmt.Errorf("%w: it upgrades to %q", ErrUpgrade, identity.Clean(got, 32))
 	}
-	if login, err = loginFor(response.Header.Values(relay.ChallengeHeader), key, dialled); err != nil {
+	if login, err = loginFor(response.Header.Values(relay.ChallengeHeader), cfg.Key, dialled); err != nil {
 		return nil, nil, err
 	}
 	first, err = br.Peek(br.Buffered())
 	return first, login, err
+}
+
+// statusError is the error of a server that did not upgrade. What it does not know,
+// it may know in another form.
+func statusError(status int) error {
+	switch status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUpgradeRequired, http.StatusNotImplemented:
+		return fmt.Errorf("%w: status %d", errOther, status)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("%w: status %d", ErrRefused, status)
+	}
+	return fmt.Errorf("%w: status %d", ErrUpgrade, status)
 }
 
 // loginFor returns the login for a relay that sent these challenges: without one
