@@ -165,6 +165,10 @@ func (d *Daemon) relayHealth(warn func(what, fix string)) {
 		warn("no relay is set: peers behind a NAT or firewall may be out of reach", "nodetun up --relay https://…, or --relay none to say that none is wanted")
 	}
 	for _, relay := range d.endpoint.Socket().RelayStatus() {
+		if relay.Shared {
+			warn("another machine uses this node's key: peers reach that one or this one by chance",
+				"keep the key on one of them; on the other stop nodetun and remove "+KeyPath(d.cfg.StateDir))
+		}
 		if relay.State != relayactor.StateConnected && relay.LastError != "" {
 			warn(fmt.Sprintf("relay %s: %s", relay.URL, identity.Clean(relay.LastError, 200)), "it is tried again by itself")
 		}

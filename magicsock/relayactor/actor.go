@@ -47,6 +47,8 @@ type Config struct {
 	// Configured are the relays that are trusted with any address and with
 	// plain http.
 	Configured []identity.RelayURL
+	// Tokens are shown to the configured relays that want one.
+	Tokens map[identity.RelayURL]string
 	// TunPrefixes are prefixes routed into a device of ours: no foreign relay
 	// is dialled there (S10).
 	TunPrefixes []netip.Prefix
@@ -75,6 +77,7 @@ type Status struct {
 	RTT       time.Duration // zero: not known
 	LastError string        // of the last failure, empty when connected
 	Since     time.Time     // when State began
+	Shared    bool          // another machine uses our key there, and gets our packets
 }
 
 // Counters count since New.

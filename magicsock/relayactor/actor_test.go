@@ -159,6 +159,39 @@ func TestOneKeyTwice(t *testing.T) {
 	})
 }
 
+// Two machines with one key, at a relay that knows them by challenge: nobody is
+// thrown out, the one that gets no packets knows why, and until when.
+func TestOneKeyShared(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		world := newNetwork(t)
+		world.relays["home.example.:3340"] = relaytest.StartMemory(t, relayserver.Config{Hosts: []string{"home.example"}})
+		home := mustURL(t, "http://home.example:3340")
+		cfg := Config{Key: identity.GenerateSecretKey(), Configured: []identity.RelayURL{home}, Dial: world.dial}
+		first, second := startNode(t, cfg), startNode(t, cfg)
+		first.SetHome(home)
+		first.waitState(home, StateConnected)
+		second.SetHome(home)
+		second.waitState(home, StateConnected)
+		time.Sleep(10 * time.Minute)
+		shared := func(n *node) bool {
+			synctest.Wait()
+			s, _ := n.statusOf(home)
+			if s.State != StateConnected {
+				t.Errorf("%+v", s)
+			}
+			return s.Shared
+		}
+		if !shared(first) || shared(second) || len(world.dials()) != 2 {
+			t.Errorf("first told %v, second told %v, %d dials", shared(first), shared(second), len(world.dials()))
+		}
+		second.SetHome(identity.RelayURL{})
+		time.Sleep(2 * time.Minute) // it leaves
+		if shared(first) {
+			t.Error("the other one has left")
+		}
+	})
+}
+
 // Another relay than home is dialled by the first packet for it, which it then
 // gets, and left 60 s after the last.
 func TestOtherRelay(t *testing.T) {

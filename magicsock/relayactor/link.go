@@ -2,6 +2,7 @@ package relayactor
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -25,6 +26,8 @@ const (
 	// doubles with every failure.
 	firstDelay = 100 * time.Millisecond
 	maxDelay   = 16 * time.Second
+	// refusedDelay is the least wait after a relay refused this node, at most twice.
+	refusedDelay = 2 * time.Minute
 	// steadyAfter is how long a connection must have lived for the next loss
 	// to count as the first. Two nodes with one key throw each other out at
 	// once; they must not do so at full speed.
@@ -41,6 +44,7 @@ type link struct {
 	lastUse   atomic.Int64  // of Send, since actor.begin
 	connected atomic.Bool
 	heard     nodeSet
+	iroh1     bool // run's: the protocol of the last connection
 
 	mu        sync.Mutex // guards the fields below
 	state     State
@@ -49,6 +53,7 @@ type link struct {
 	client    *relayclient.Client // while connected
 	events    events
 	failures  int  // in a row
+	shared    bool // another machine uses our key there
 	broke     bool // a connection broke, and nothing was tried since
 }
 
@@ -92,7 +97,7 @@ func (l *link) run(ctx context.Context) {
 		}
 		l.note(dialled)
 		l.set(StateFailed, err, nil)
-		l.wait(ctx, l.delay())
+		l.wait(ctx, l.delay(err))
 		if l.actor.retire(l) {
 			break
 		}
@@ -116,6 +121,8 @@ func (l *link) dial(ctx context.Context) (*relayclient.Client, error) {
 		Dial:    a.cfg.Dial,
 		Control: a.control(l.foreign),
 		Proxy:   proxy,
+		Token:   a.cfg.Tokens[l.url],
+		Iroh1:   l.iroh1,
 		TLS:     a.tls,
 		Queue:   l.queue,
 		Logger:  a.logger,
@@ -123,6 +130,9 @@ func (l *link) dial(ctx context.Context) (*relayclient.Client, error) {
 	if err != nil && ctx.Err() == nil {
 		a.count.dialErrors.Add(1)
 		a.logger.Debug("relay cannot be reached", "relay", l.url.String(), "error", err)
+	}
+	if err == nil {
+		l.iroh1 = client.Iroh1()
 	}
 	return client, err
 }
@@ -206,8 +216,12 @@ func (l *link) wait(ctx context.Context, d time.Duration) {
 }
 
 // delay returns how long to wait after the failure just seen: next to nothing
-// after the first, then up to 100 ms doubling to 16 s, of which at least half.
-func (l *link) delay() time.Duration {
+// after the first, then up to 100 ms doubling to 16 s, of which at least half; long
+// after a relay said no.
+func (l *link) delay(err error) time.Duration {
+	if errors.Is(err, relayclient.ErrRefused) {
+		return refusedDelay + rand.N(refusedDelay)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.failures
@@ -237,6 +251,7 @@ func (l *link) set(state State, err error, client *relayclient.Client) {
 		l.state, l.since = state, time.Now()
 	}
 	l.connected.Store(state == StateConnected)
+	l.shared = false
 	l.mu.Unlock()
 	if l.actor.cfg.LinkChanged != nil && (changed || state == StateFailed) {
 		l.actor.cfg.LinkChanged(l.url, state == StateConnected)
@@ -271,11 +286,23 @@ func (l *link) stateSince() (State, time.Time) {
 func (l *link) status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := Status{URL: l.url, State: l.state, LastError: l.lastError, Since: l.since}
+	s := Status{URL: l.url, State: l.state, LastError: l.lastError, Since: l.since, Shared: l.shared}
 	if l.client != nil {
 		s.RTT = l.client.RTT()
 	}
 	return s
+}
+
+// noteShared takes in what a relay says about other connections with our key.
+func (l *link) noteShared(text string) {
+	l.mu.Lock()
+	was := l.shared
+	l.shared = text == relay.HealthElsewhere || was && text != relay.HealthBack
+	changed := l.shared != was
+	l.mu.Unlock()
+	if changed {
+		l.actor.changed()
+	}
 }
 
 // homeChanged tells a connected relay whether it is home now.

@@ -91,9 +91,13 @@ func TestPreferSecondChance(t *testing.T) {
 		n.Prefer([]identity.RelayURL{one, two})
 		n.waitState(one, StateConnected)
 		for range 3 {
+			dials := len(world.dials())
 			world.cutAll()
-			n.waitState(one, StateFailed)
+			time.Sleep(firstDelay)
 			n.waitState(one, StateConnected)
+			if got := len(world.dials()); got != dials+1 {
+				t.Errorf("%d dials", got-dials)
+			}
 			if _, linked := n.statusOf(two); linked || n.Home() != one {
 				t.Errorf("home %v, links %+v", n.Home(), n.Status())
 			}

@@ -46,6 +46,7 @@ func (h *handler) RelayGone(id identity.NodeID) {
 // connection next. Only the first text of a connection is logged: a relay may
 // send as many as it likes.
 func (h *handler) RelayHealth(text string) {
+	h.link.noteShared(text)
 	if h.health == "" {
 		h.link.actor.logger.Info("relay says", "relay", h.link.url.String(), "text", text)
 	}
