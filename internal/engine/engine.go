@@ -65,6 +65,8 @@ type Engine struct {
 	log   *slog.Logger
 	stack *netstack.Stack
 	count counters
+	// retries has the host's TCP try again after a standstill.
+	retries retries
 
 	// life ends when Run does; every goroutine below Run lives in tasks. spawn
 	// and end hold taskMu, so that none begins after life ended.
@@ -96,6 +98,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Logger = slog.Default()
 	}
 	e := &Engine{cfg: cfg, log: cfg.Logger, factsKick: make(chan struct{}, 1)}
+	e.retries.engine = e
 	e.life, e.cancel = context.WithCancel(context.Background())
 	e.peers.Store(&map[identity.NodeID]*peer{})
 	stack, err := netstack.New(netstack.Config{

@@ -325,7 +325,12 @@ func (f *flow) reset() {
 
 // hostToPeer copies what the program on this host sends.
 func (f *flow) hostToPeer() {
-	if err := copyGrowing(newSpill(f.stream, f.local, &f.peer.tx), f.local, &f.peer.tx); err != nil {
+	retries, ends := &f.peer.engine.retries, endsOf(f.local)
+	s := newSpill(f.stream, f.local, &f.peer.tx)
+	s.full = func() { retries.watch(ends) }
+	s.over = func() { retries.goOn(ends) }
+	defer retries.forget(ends)
+	if err := copyGrowing(s, f.local, &f.peer.tx); err != nil {
 		f.reset()
 		return
 	}

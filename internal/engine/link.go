@@ -36,6 +36,7 @@ func (e *Engine) fromHost(h vnet.Header, ip []byte) {
 	v := e.classify(ip, &info, time.Now())
 	switch v.carrier {
 	case carrierNetstack:
+		e.retries.note(ip, &info)
 		e.stack.Inject(h, ip)
 	case carrierDatagram:
 		e.sendSplit(v.peer, h, ip)

@@ -26,6 +26,11 @@ type spill struct {
 	stop  chan struct{} // closed when the write is over
 	ended chan struct{} // one token when take has returned
 
+	// full is called when no more is taken in, over when the write that was held up
+	// then is done. Both may be nil.
+	full, over func()
+	isFull     bool // take's while it runs
+
 	// held was read meanwhile; it is take's while that runs.
 	held []byte
 }
@@ -66,6 +71,12 @@ func (s *spill) write(b []byte) error {
 		<-s.ended
 		s.stop = make(chan struct{})
 	}
+	if s.isFull {
+		s.isFull = false
+		if s.over != nil {
+			s.over()
+		}
+	}
 	return err
 }
 
@@ -80,5 +91,9 @@ func (s *spill) take() {
 		}
 		s.count.Add(uint64(n))
 		s.held = append(s.held, buf[:n]...)
+	}
+	s.isFull = true
+	if s.full != nil {
+		s.full()
 	}
 }

@@ -96,7 +96,10 @@ func TestSpillIsBounded(t *testing.T) {
 		dst := &slow{away: time.Hour, err: gone}
 		var count atomic.Uint64
 		done := make(chan error)
-		go func() { done <- copyGrowing(newSpill(dst, src, &count), src, &count) }()
+		var calls []string
+		s := newSpill(dst, src, &count)
+		s.full, s.over = func() { calls = append(calls, "full") }, func() { calls = append(calls, "over") }
+		go func() { done <- copyGrowing(s, src, &count) }()
 		time.Sleep(30 * time.Minute)
 		synctest.Wait()
 		if most := 10*largeCopy + spillLimit + spillRead; src.read > most {
@@ -104,6 +107,9 @@ func TestSpillIsBounded(t *testing.T) {
 		}
 		if err := <-done; !errors.Is(err, gone) {
 			t.Error(err)
+		}
+		if strings.Join(calls, " ") != "full over" {
+			t.Errorf("called %q", calls)
 		}
 	})
 }
