@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
 )
@@ -244,6 +245,24 @@ func ParsePing(body []byte) (data [8]byte, err error) {
 		return data, ErrBodyLength
 	}
 	return [8]byte(body), nil
+}
+
+// AppendRestarting tells a client that the server restarts: it is to come back after
+// the first time, and to try for the second. Both are whole milliseconds on the wire.
+func AppendRestarting(dst []byte, after, tryFor time.Duration) []byte {
+	dst = appendHeader(dst, TypeRestarting, 8)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(after.Milliseconds()))
+	return binary.BigEndian.AppendUint32(dst, uint32(tryFor.Milliseconds()))
+}
+
+// ParseRestarting reads the body of a Restarting.
+func ParseRestarting(body []byte) (after, tryFor time.Duration, err error) {
+	if len(body) != 8 {
+		return 0, 0, ErrBodyLength
+	}
+	after = time.Duration(binary.BigEndian.Uint32(body)) * time.Millisecond
+	tryFor = time.Duration(binary.BigEndian.Uint32(body[4:])) * time.Millisecond
+	return after, tryFor, nil
 }
 
 // AppendHealth appends a text for the people behind the client, cut to the

@@ -3,44 +3,60 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/relay/relayserver"
 )
 
+// relayFlags are those of `nodetun relay`. With a file they only replace what it says.
+type relayFlags struct {
+	file        string
+	cfg         relayserver.Config
+	everyone    bool
+	allow, deny []string
+	acme        relayserver.ACME
+}
+
 func (a *app) relayCommand() *cobra.Command {
-	var cfg relayserver.Config
-	var everyone bool
-	var allow, deny []string
+	var f relayFlags
 	cmd := &cobra.Command{
 		Use: "relay", Short: "run a relay for nodes that cannot reach each other directly",
-		Example: "  nodetun relay --dev\n  nodetun relay --tls-cert relay.crt --tls-key relay.key --everyone",
+		Example: "  nodetun relay --dev\n" +
+			"  nodetun relay --acme relay.example.com --everyone\n" +
+			"  nodetun relay --tls-cert relay.crt --tls-key relay.key --everyone\n" +
+			"  nodetun relay --config /etc/nodetun/relay.toml",
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&cfg.Dev, "dev", false, "plain HTTP, open to everyone: for tests and trusted networks")
-	flags.StringVar(&cfg.Addr, "addr", "", "TCP address (default :443 with a certificate, else :3340)")
-	flags.StringVar(&cfg.STUNAddr, "stun-addr", "", "UDP address of the STUN server, or none (default :3478)")
-	flags.StringVar(&cfg.CertFile, "tls-cert", "", "PEM file of the certificate")
-	flags.StringVar(&cfg.KeyFile, "tls-key", "", "PEM file of its key")
-	flags.BoolVar(&everyone, "everyone", false, "let everyone use the relay")
-	flags.StringArrayVar(&allow, "allow", nil, "let this NodeID use the relay and no others (repeatable)")
-	flags.StringArrayVar(&deny, "deny", nil, "let everyone but this NodeID use the relay (repeatable)")
-	flags.StringArrayVar(&cfg.Hosts, "host", nil, "name or name:port under which nodes dial this relay, besides those of the certificate (repeatable)")
-	flags.BoolVar(&cfg.RequireChallenge, "require-challenge", false, "refuse logins that could be a replay, as those of iroh-net 0.28 could")
+	flags.StringVar(&f.file, "config", "", "configuration file (docs/relay.md)")
+	flags.BoolVar(&f.cfg.Dev, "dev", false, "plain HTTP, open to everyone: for tests and trusted networks")
+	flags.StringVar(&f.cfg.Addr, "addr", "", "TCP address (default :443 with a certificate, else :3340)")
+	flags.StringVar(&f.cfg.STUNAddr, "stun-addr", "", "UDP address of the STUN server, or none (default :3478)")
+	flags.StringVar(&f.cfg.MetricsAddr, "metrics-addr", "", "TCP address for Prometheus metrics and profiles (default none)")
+	flags.StringVar(&f.cfg.CertFile, "tls-cert", "", "PEM file of the certificate; read again when it changes")
+	flags.StringVar(&f.cfg.KeyFile, "tls-key", "", "PEM file of its key")
+	flags.StringArrayVar(&f.acme.Hosts, "acme", nil, "get a certificate for this name from Let's Encrypt, whose terms you accept (repeatable)")
+	flags.BoolVar(&f.everyone, "everyone", false, "let everyone use the relay")
+	flags.StringArrayVar(&f.allow, "allow", nil, "let this NodeID use the relay and no others (repeatable)")
+	flags.StringArrayVar(&f.deny, "deny", nil, "let everyone but this NodeID use the relay (repeatable)")
+	flags.StringArrayVar(&f.cfg.Hosts, "host", nil, "name or name:port under which nodes dial this relay, besides those of the certificate (repeatable)")
+	flags.BoolVar(&f.cfg.RequireChallenge, "require-challenge", false, "refuse logins that could be a replay, as those of iroh-net 0.28 could")
 	cmd.MarkFlagsMutuallyExclusive("everyone", "allow", "deny")
+	cmd.MarkFlagsMutuallyExclusive("acme", "tls-cert")
+	cmd.MarkFlagsMutuallyExclusive("acme", "dev")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var err error
-		if cfg.Access, err = relayAccess(everyone, allow, deny); err != nil {
+		cfg, err := f.config(a.stateDir)
+		if err != nil {
 			return usage(err)
 		}
-		if !cfg.Dev {
-			cfg.LoginsFile = filepath.Join(a.stateDir, "relay-logins")
+		if cfg.Logger, err = a.relayLogger(cmd.ErrOrStderr()); err != nil {
+			return usage(err)
 		}
-		cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 		server, err := relayserver.New(cfg)
 		if errors.Is(err, relayserver.ErrNoAccess) || errors.Is(err, relayserver.ErrNoCertificate) {
 			return usage(err)
@@ -48,6 +64,7 @@ func (a *app) relayCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		defer server.Close()
 		if err := server.Listen(); err != nil {
 			return err
 		}
@@ -55,9 +72,64 @@ func (a *app) relayCommand() *cobra.Command {
 		if stun := server.STUNAddr(); stun.IsValid() {
 			fmt.Fprintf(cmd.OutOrStdout(), "stun on %s\n", stun)
 		}
+		if addr := server.MetricsAddr(); addr != nil {
+			fmt.Fprintf(cmd.OutOrStdout(), "metrics on http://%s/metrics\n", addr)
+		}
 		return server.Run(cmd.Context())
 	}
 	return cmd
+}
+
+// config is what the file says, if there is one, with what the flags say in its place.
+func (f *relayFlags) config(stateDir string) (relayserver.Config, error) {
+	cfg := f.cfg
+	if f.file != "" {
+		var err error
+		if cfg, err = relayserver.Load(f.file); err != nil {
+			return cfg, err
+		}
+		f.overlay(&cfg)
+	}
+	if len(f.acme.Hosts) > 0 {
+		cfg.ACME = &relayserver.ACME{Hosts: f.acme.Hosts, CacheDir: filepath.Join(stateDir, "relay-certificates")}
+		if cfg.CaptiveAddr == "" {
+			cfg.CaptiveAddr = ":80"
+		}
+	}
+	if f.everyone || len(f.allow)+len(f.deny) > 0 {
+		var err error
+		if cfg.Access, err = relayAccess(f.everyone, f.allow, f.deny); err != nil {
+			return cfg, err
+		}
+	}
+	if !cfg.Dev && cfg.LoginsFile == "" {
+		cfg.LoginsFile = filepath.Join(stateDir, "relay-logins")
+	}
+	return cfg, nil
+}
+
+// overlay puts the flags that were given in the place of what the file says.
+func (f *relayFlags) overlay(cfg *relayserver.Config) {
+	set := func(to *string, flag string) {
+		if flag != "" {
+			*to = flag
+		}
+	}
+	set(&cfg.Addr, f.cfg.Addr)
+	set(&cfg.STUNAddr, f.cfg.STUNAddr)
+	set(&cfg.MetricsAddr, f.cfg.MetricsAddr)
+	set(&cfg.CertFile, f.cfg.CertFile)
+	set(&cfg.KeyFile, f.cfg.KeyFile)
+	cfg.Hosts = append(cfg.Hosts, f.cfg.Hosts...)
+	cfg.Dev = cfg.Dev || f.cfg.Dev
+	cfg.RequireChallenge = cfg.RequireChallenge || f.cfg.RequireChallenge
+}
+
+// relayLogger logs to w as the common flags say.
+func (a *app) relayLogger(w io.Writer) (*slog.Logger, error) {
+	s := config.Default()
+	err := applyFlags(&s, a.flags, []override{{"log-level", "log_level", a.logLevel}, {"log-format", "log_format", a.logFormat}})
+	return newLogger(w, s.LogFormat, s.LogLevel), err
 }
 
 // relayAccess says who may use the relay; nothing chosen stays so (S26).

@@ -39,8 +39,10 @@ func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	argv := append(args[1:len(args):len(args)],
-		"--state-dir", ts.MkAbs("state"), "--socket", ts.MkAbs("run/nodetun.sock"), "--config", ts.MkAbs("nodetun.toml"))
+	argv := append(args[1:len(args):len(args)], "--state-dir", ts.MkAbs("state"), "--socket", ts.MkAbs("run/nodetun.sock"))
+	if len(args) < 2 || args[1] != "relay" { // its --config is another file
+		argv = append(argv, "--config", ts.MkAbs("nodetun.toml"))
+	}
 	got := 0
 	var exit *exec.ExitError
 	if err := ts.Exec("nodetun", argv...); errors.As(err, &exit) {

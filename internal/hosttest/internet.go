@@ -49,8 +49,7 @@ func NewInternet(t testing.TB) *Internet {
 func (n *Internet) StartRelay(t testing.TB, i int) {
 	t.Helper()
 	at := fmt.Sprintf("203.0.113.%d:", i+1)
-	n.Relays[i] = n.Spawn(t, program, "relay", "--dev", "--addr", at+relayPort, "--stun-addr", at+"3478",
-		"--config", fmt.Sprintf("%s/relay%d.toml", n.Dir, i))
+	n.Relays[i] = n.Spawn(t, program, "relay", "--dev", "--addr", at+relayPort, "--stun-addr", at+"3478")
 	Eventually(t, 5*time.Second, "the relay listens", func() error {
 		if n.Relays[i].Exited() {
 			t.Fatalf("the relay ended:\n%s", n.Relays[i].Output())

@@ -32,12 +32,13 @@ var layers = map[string][]string{
 	"internal/e2e":        {},
 	"internal/netmon":     {},
 	"internal/records":    {},
+	"internal/metrics":    {},
 
 	"magicsock/disco":      {"identity"},
 	"relay":                {"identity"},
 	"relay/iroh1":          {"identity", "relay"},
 	"relay/relayclient":    {"identity", "relay", "relay/iroh1"},
-	"relay/relayserver":    {"identity", "relay", "relay/iroh1"},
+	"relay/relayserver":    {"identity", "relay", "relay/iroh1", "internal/metrics"},
 	"internal/wire":        {"identity", "internal/packet"},
 	"magicsock/nodemap":    {"identity", "magicsock/disco"},
 	"magicsock/udpconn":    {"identity"},
@@ -84,6 +85,8 @@ var homes = map[string][]string{
 	"github.com/coreos/go-systemd/v22": {"internal/daemon"},
 	"filippo.io/edwards25519":          {"identity"},
 	"github.com/hashicorp/golang-lru":  {"relay/relayserver"},
+	"github.com/prometheus":            {"internal/metrics"},
+	"golang.org/x/crypto/acme":         {"relay/relayserver"},
 }
 
 type goPackage struct {

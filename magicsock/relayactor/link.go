@@ -28,6 +28,10 @@ const (
 	maxDelay   = 16 * time.Second
 	// refusedDelay is the least wait after a relay refused this node, at most twice.
 	refusedDelay = 2 * time.Minute
+	// restartDelay is the wait between tries while a relay restarts, of which at
+	// least half, and maxRestart how long that may take.
+	restartDelay = 500 * time.Millisecond
+	maxRestart   = 2 * time.Minute
 	// steadyAfter is how long a connection must have lived for the next loss
 	// to count as the first. Two nodes with one key throw each other out at
 	// once; they must not do so at full speed.
@@ -44,7 +48,10 @@ type link struct {
 	lastUse   atomic.Int64  // of Send, since actor.begin
 	connected atomic.Bool
 	heard     nodeSet
-	iroh1     bool // run's: the protocol of the last connection
+
+	// Those of run alone.
+	iroh1     bool      // the protocol of the last connection
+	restarted time.Time // until then the relay may need to restart
 
 	mu        sync.Mutex // guards the fields below
 	state     State
@@ -217,10 +224,17 @@ func (l *link) wait(ctx context.Context, d time.Duration) {
 
 // delay returns how long to wait after the failure just seen: next to nothing
 // after the first, then up to 100 ms doubling to 16 s, of which at least half; long
-// after a relay said no.
+// after a relay said no; as the relay wishes when it restarts.
 func (l *link) delay(err error) time.Duration {
 	if errors.Is(err, relayclient.ErrRefused) {
 		return refusedDelay + rand.N(refusedDelay)
+	}
+	if restart, ok := errors.AsType[*relayclient.RestartError](err); ok {
+		l.restarted = time.Now().Add(min(restart.TryFor, maxRestart))
+		return min(restart.After, maxDelay)
+	}
+	if time.Now().Before(l.restarted) {
+		return restartDelay/2 + rand.N(restartDelay/2)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

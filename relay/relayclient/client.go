@@ -288,12 +288,25 @@ func (c *Client) dispatch(h Handler, t relay.Type, body []byte) error {
 		h.RelayGone(id)
 	case relay.TypeHealth:
 		h.RelayHealth(identity.Clean(string(body), 200))
-	case relay.TypeKeepAlive, relay.TypeRestarting:
+	case relay.TypeRestarting:
+		after, tryFor, err := relay.ParseRestarting(body)
+		if err != nil {
+			return err
+		}
+		return &RestartError{After: after, TryFor: tryFor}
+	case relay.TypeKeepAlive:
 	default:
 		return fmt.Errorf("%w: %v", ErrUnexpected, t)
 	}
 	return nil
 }
+
+// RestartError ends a connection whose relay restarts. It asks to come back after a
+// while, and to try for some time.
+type RestartError struct{ After, TryFor time.Duration }
+
+// Error says so.
+func (e *RestartError) Error() string { return "the relay restarts" }
 
 // gotPong measures the round trip. A pong that nobody asked for is ignored.
 func (c *Client) gotPong(body []byte) error {

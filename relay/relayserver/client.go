@@ -19,8 +19,8 @@ const (
 	// lingerTime is how long a connection that we end may take to read what
 	// was written last.
 	lingerTime = time.Second
-	// receiveBurst is how many bytes a client may send at once; a frame is
-	// never longer.
+	// receiveBurst is how many bytes a client may send at once if nothing else was
+	// said.
 	receiveBurst = 1 << 20
 )
 
@@ -50,6 +50,7 @@ type client struct {
 	sentTo  map[identity.NodeID]struct{}
 	lastDst identity.NodeID
 	budget  bucket
+	held    bool // it was held back at some time
 
 	mu    sync.Mutex // guards the field below
 	probe *probe
@@ -306,14 +307,22 @@ func (c *client) forward(dst identity.NodeID, payload []byte) {
 // pace holds the reader back while the client sends more than it may. It
 // reports false when the connection ends meanwhile.
 func (c *client) pace(n int) bool {
-	rate := float64(c.server.cfg.Limits.ReceivePerClient)
-	if rate == 0 {
+	l := &c.server.cfg.Limits
+	if l.ReceivePerClient == 0 && l.ReceiveTotal == 0 {
 		return true
 	}
-	debt := c.budget.spend(time.Now(), float64(n), rate, receiveBurst)
+	var debt time.Duration
+	now := time.Now()
+	if rate := l.ReceivePerClient; rate > 0 {
+		debt = c.budget.spend(now, float64(n), float64(rate), float64(l.ReceiveBurst))
+	}
+	if rate := l.ReceiveTotal; rate > 0 {
+		debt = max(debt, c.server.received.spend(now, float64(n), float64(rate), float64(l.ReceiveTotalBurst)))
+	}
 	if debt == 0 {
 		return true
 	}
+	c.throttle()
 	timer := time.NewTimer(debt)
 	defer timer.Stop()
 	select {
@@ -321,6 +330,15 @@ func (c *client) pace(n int) bool {
 		return true
 	case <-c.stopping:
 		return false
+	}
+}
+
+// throttle counts frames that came too fast, and the clients that sent such.
+func (c *client) throttle() {
+	c.server.count.framesThrottled.Add(1)
+	if !c.held {
+		c.held = true
+		c.server.count.clientsThrottled.Add(1)
 	}
 }
 

@@ -2,8 +2,8 @@ package relayserver
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/nodetun/nodetun/identity"
@@ -20,11 +20,16 @@ type Config struct {
 	// STUNAddr is the UDP address of the STUN server. Empty means ":3478",
 	// "none" means no STUN.
 	STUNAddr string
-	// CertFile and KeyFile name PEM files. Both or none.
+	// CertFile and KeyFile name PEM files, which are read again when they have
+	// changed. Both or none.
 	CertFile, KeyFile string
+	// ACME has certificates fetched, and renewed, instead. nil means not.
+	ACME *ACME
 	// TLS takes the place of the files. Its protocols and its least version
 	// are set by the server.
 	TLS *tls.Config
+	// MetricsAddr is the TCP address for Prometheus and profiles; empty means none.
+	MetricsAddr string
 	// Dev allows plain HTTP, lets everybody in if Access says nothing, and
 	// turns the limits off that are not set.
 	Dev bool
@@ -44,6 +49,9 @@ type Config struct {
 	// Logger may be nil. Addresses and pairs of nodes are logged at debug
 	// level only (S26).
 	Logger *slog.Logger
+
+	// leaf returns the certificate that was read last; nil: it is never replaced.
+	leaf func() *x509.Certificate
 }
 
 // AccessMode is a way to choose who may use a relay.
@@ -59,6 +67,10 @@ const (
 	AccessAllow
 	// AccessDeny lets all but the listed nodes in.
 	AccessDeny
+	// AccessToken lets those in who show one of the tokens.
+	AccessToken
+	// AccessHTTP asks a server of the operator.
+	AccessHTTP
 )
 
 // Access says who may use a relay.
@@ -66,20 +78,38 @@ type Access struct {
 	Mode AccessMode
 	// Nodes are those allowed or denied.
 	Nodes []identity.NodeID
+	// Tokens are those of AccessToken. A client shows one in the header
+	// Authorization, as "Bearer TOKEN", or in the query, as token=TOKEN.
+	Tokens []string
+	// URL is asked with AccessHTTP: a POST with the header X-Iroh-NodeId. The node
+	// gets in if the status is 200 and the body is true, and in no other case.
+	URL string
+	// BearerToken is sent to URL in the header Authorization. Empty means none.
+	BearerToken string
 }
 
-// Limits bound what one address or client may do. Zero means the default,
-// which is no limit in Dev; a negative number means no limit.
+// Limits bound what one address, one client or all together may do. Zero means the
+// default, which is no limit in Dev; a negative number means no limit.
 type Limits struct {
+	// Conns is how many connections may be open in all; default 20 000.
+	Conns int
 	// ConnsPerPrefix is how many connections may be open from one prefix (an
 	// IPv4 /24, an IPv6 /56); default 64.
 	ConnsPerPrefix int
+	// AcceptsPerSecond is how many connections are accepted in all, and AcceptBurst
+	// how many at once; the others wait in the system's queue. Default 1000 and as
+	// many.
+	AcceptsPerSecond, AcceptBurst int
 	// LoginsPerSecond is how many logins are looked at from one prefix;
 	// default 20.
 	LoginsPerSecond int
-	// ReceivePerClient is how many bytes per second are read from one client;
-	// default 4 MiB with AccessEveryone, else none.
-	ReceivePerClient int
+	// ReceivePerClient is how many bytes per second are read from one client, and
+	// ReceiveBurst how many at once; default 4 MiB with AccessEveryone, else none,
+	// and 1 MiB.
+	ReceivePerClient, ReceiveBurst int
+	// ReceiveTotal and ReceiveTotalBurst are the same for all clients together;
+	// default none, and what a second brings.
+	ReceiveTotal, ReceiveTotalBurst int
 	// STUNPerSecond is how many STUN requests are answered to one prefix;
 	// default 50.
 	STUNPerSecond int
@@ -88,9 +118,9 @@ type Limits struct {
 // What New may find wrong.
 var (
 	// ErrNoAccess is returned when nobody said who may use the relay.
-	ErrNoAccess = errors.New("say who may use this relay: everyone, an allow list or a deny list (or --dev to try it out)")
+	ErrNoAccess = errors.New("say who may use this relay: everyone, an allow list, a deny list, a token or an HTTP server that decides (or --dev to try it out)")
 	// ErrNoCertificate is returned without certificate and without Dev.
-	ErrNoCertificate = errors.New("a relay needs a certificate and its key (or --dev to try it out without)")
+	ErrNoCertificate = errors.New("a relay needs a certificate and its key, or ACME to get them (or --dev to try it out without)")
 )
 
 // normalise checks the configuration and fills the defaults in.
@@ -98,21 +128,18 @@ func (c Config) normalise() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Access.Mode > AccessDeny {
-		return c, fmt.Errorf("relay access mode %d is unknown", c.Access.Mode)
-	}
-	if c.Access.Mode == AccessUnset {
-		if !c.Dev {
-			return c, ErrNoAccess
-		}
+	if c.Access.Mode == AccessUnset && c.Dev {
 		c.Access.Mode = AccessEveryone
+	}
+	if err := c.Access.check(); err != nil {
+		return c, err
 	}
 	if err := c.loadTLS(); err != nil {
 		return c, err
 	}
 	if c.Addr == "" {
 		c.Addr = ":443"
-		if c.TLS == nil {
+		if !c.secure() {
 			c.Addr = ":3340"
 		}
 	}
@@ -123,29 +150,8 @@ func (c Config) normalise() (Config, error) {
 	return c, nil
 }
 
-func (c *Config) loadTLS() error {
-	switch {
-	case c.TLS != nil:
-		c.TLS = c.TLS.Clone()
-	case c.CertFile != "" && c.KeyFile != "":
-		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return fmt.Errorf("relay certificate: %w", err)
-		}
-		c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
-	case c.CertFile != "" || c.KeyFile != "":
-		return errors.New("a certificate file and a key file belong together")
-	case !c.Dev:
-		return ErrNoCertificate
-	default:
-		return nil
-	}
-	c.TLS.MinVersion = max(c.TLS.MinVersion, tls.VersionTLS12)
-	// An upgrade is a thing of HTTP/1.1: h2 must not be agreed on.
-	c.TLS.NextProtos = []string{"http/1.1"}
-	c.TLS.DynamicRecordSizingDisabled = true
-	return nil
-}
+// secure says that the relay speaks TLS.
+func (c *Config) secure() bool { return c.TLS != nil || c.ACME != nil }
 
 // normalise makes 0 mean no limit and puts the defaults in.
 func (l Limits) normalise(dev bool, mode AccessMode) Limits {
@@ -161,37 +167,20 @@ func (l Limits) normalise(dev bool, mode AccessMode) Limits {
 	if mode == AccessEveryone {
 		receive = 4 << 20
 	}
+	set(&l.Conns, 20_000)
 	set(&l.ConnsPerPrefix, 64)
+	set(&l.AcceptsPerSecond, 1000)
 	set(&l.LoginsPerSecond, 20)
 	set(&l.ReceivePerClient, receive)
+	set(&l.ReceiveTotal, 0)
 	set(&l.STUNPerSecond, 50)
+	burst := func(v *int, preset int) {
+		if *v <= 0 {
+			*v = preset
+		}
+	}
+	burst(&l.AcceptBurst, l.AcceptsPerSecond)
+	burst(&l.ReceiveBurst, receiveBurst)
+	burst(&l.ReceiveTotalBurst, l.ReceiveTotal)
 	return l
-}
-
-// accessList decides quickly.
-type accessList struct {
-	mode  AccessMode
-	nodes map[identity.NodeID]struct{}
-}
-
-func newAccessList(a Access) accessList {
-	list := accessList{mode: a.Mode, nodes: make(map[identity.NodeID]struct{}, len(a.Nodes))}
-	for _, id := range a.Nodes {
-		list.nodes[id] = struct{}{}
-	}
-	return list
-}
-
-func (a accessList) allows(id identity.NodeID) bool {
-	_, listed := a.nodes[id]
-	switch a.mode {
-	case AccessEveryone:
-		return true
-	case AccessAllow:
-		return listed
-	case AccessDeny:
-		return !listed
-	default:
-		return false
-	}
 }

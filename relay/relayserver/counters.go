@@ -26,6 +26,9 @@ type Counters struct {
 	Pings, Pongs    uint64 // received
 	UnknownFrames   uint64 // legal frames that a client should not send
 
+	FramesThrottled  uint64 // that came faster than a limit allows, and were waited after
+	ClientsThrottled uint64 // that sent such
+
 	STUNRequests, STUNAnswers4, STUNAnswers6, STUNBad, STUNLimited uint64
 }
 
@@ -36,6 +39,7 @@ type counters struct {
 	bytesReceived, bytesSent, packetsReceived, discoReceived            atomic.Uint64
 	packetsQueued, unknownDest, packetsDropped                          atomic.Uint64
 	pings, pongs, unknownFrames, iroh1Accepts                           atomic.Uint64
+	framesThrottled, clientsThrottled                                   atomic.Uint64
 	stunRequests, stunAnswers4, stunAnswers6, stunBad, stunLimited      atomic.Uint64
 }
 
@@ -55,6 +59,7 @@ func (s *Server) Counters() Counters {
 		PacketsQueued: c.packetsQueued.Load(), UnknownDest: c.unknownDest.Load(),
 		PacketsDropped: c.packetsDropped.Load() + s.registry.dropped(),
 		Pings:          c.pings.Load(), Pongs: c.pongs.Load(), UnknownFrames: c.unknownFrames.Load(),
+		FramesThrottled: c.framesThrottled.Load(), ClientsThrottled: c.clientsThrottled.Load(),
 		STUNRequests: c.stunRequests.Load(), STUNAnswers4: c.stunAnswers4.Load(), STUNAnswers6: c.stunAnswers6.Load(),
 		STUNBad: c.stunBad.Load(), STUNLimited: c.stunLimited.Load(),
 	}

@@ -317,6 +317,10 @@ func TestShutdown(t *testing.T) {
 	cancel()
 	begin := time.Now()
 	for _, r := range all {
+		after, tryFor, err := relay.ParseRestarting(r.expect(relay.TypeRestarting))
+		if err != nil || after < restartAfter || after >= restartAfter+restartSpread || tryFor != restartTry {
+			t.Errorf("come back after %v, try for %v, %v", after, tryFor, err)
+		}
 		r.ended()
 		_ = r.conn.Close()
 	}

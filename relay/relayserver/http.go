@@ -60,7 +60,7 @@ func (s *Server) Handler() http.Handler {
 			h.Set("Content-Type", "text/plain; charset=utf-8")
 			_, _ = io.WriteString(w, "User-agent: *\nDisallow: /\n")
 		case "/generate_204":
-			if s.cfg.TLS != nil {
+			if s.cfg.secure() {
 				notFound(w)
 				return
 			}
@@ -71,15 +71,20 @@ func (s *Server) Handler() http.Handler {
 	})
 }
 
-// captiveHandler serves what stands on the HTTP port beside HTTPS.
-func captiveHandler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// captiveHandler serves what stands on the HTTP port beside HTTPS: the captive
+// portal test, and the certificate authority's.
+func (s *Server) captiveHandler() http.Handler {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || r.URL.Path != "/generate_204" {
 			notFound(w)
 			return
 		}
 		serveNoContent(w, r)
 	})
+	if s.acme != nil {
+		return s.acme.HTTPHandler(h)
+	}
+	return h
 }
 
 func notFound(w http.ResponseWriter) {
@@ -135,11 +140,11 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 	if challenge != nil {
 		w.Header().Set(relay.ChallengeHeader, challengeText(challenge))
 	}
-	addr := addrOf(remote)
-	if upgrade != "websocket" {
+	v := visitor{addr: addrOf(remote), token: tokenOf(r), challenge: challenge, webSocket: upgrade == "websocket"}
+	if !v.webSocket {
 		if conn := upgradeStream(w); conn != nil {
 			defer conn.Close()
-			s.serveConn(conn, addr, challenge, false)
+			s.serveConn(conn, v)
 		}
 		return
 	}
@@ -149,10 +154,10 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 	case conn == nil:
 	case len(offered) > 0:
 		defer conn.Close()
-		s.serveIroh1(conn, r, addr)
+		s.serveIroh1(conn, r, v)
 	default:
 		defer conn.Close()
-		s.serveConn(conn, addr, challenge, true)
+		s.serveConn(conn, v)
 	}
 }
 
@@ -233,16 +238,23 @@ func upgradeSocket(w http.ResponseWriter, r *http.Request, offered []string) *so
 	return newSocket(conn)
 }
 
-// serveConn takes the login and then serves the client. challenge is what it was
-// asked to answer, nil for nothing.
-func (s *Server) serveConn(conn transport, addr netip.Addr, challenge *relay.Challenge, webSocket bool) {
-	id, fresh, err := s.logIn(conn, challenge)
+// visitor is what a request to upgrade told about the client.
+type visitor struct {
+	addr      netip.Addr
+	token     string           // empty: none
+	challenge *relay.Challenge // what it was asked to answer, nil for nothing
+	webSocket bool
+}
+
+// serveConn takes the login and then serves the client.
+func (s *Server) serveConn(conn transport, v visitor) {
+	id, fresh, err := s.logIn(conn, v)
 	if err != nil {
-		s.logger.Debug("relay login failed", "addr", addr, "error", err)
+		s.logger.Debug("relay login failed", "addr", v.addr, "error", err)
 		return
 	}
-	if webSocket {
+	if v.webSocket {
 		s.count.webSocketAccepts.Add(1)
 	}
-	newClient(s, id, addr, conn, fresh).serve()
+	newClient(s, id, v.addr, conn, fresh).serve()
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
@@ -15,20 +14,20 @@ import (
 )
 
 // serveIroh1 takes the login of a client of iroh 1.x and then serves it.
-func (s *Server) serveIroh1(conn *socket, r *http.Request, addr netip.Addr) {
-	id, err := s.logInIroh1(conn, r)
+func (s *Server) serveIroh1(conn *socket, r *http.Request, v visitor) {
+	id, err := s.logInIroh1(conn, r, v.token)
 	if err != nil {
-		s.logger.Debug("relay login failed", "addr", addr, "error", err)
+		s.logger.Debug("relay login failed", "addr", v.addr, "error", err)
 		return
 	}
 	s.count.webSocketAccepts.Add(1)
 	s.count.iroh1Accepts.Add(1)
 	t := &iroh1Socket{socket: conn, out: iroh1.Encoder{FromServer: true, V2: conn.conn.Subprotocol() == iroh1.SubprotocolV2}}
-	newClient(s, id, addr, t, true).serve()
+	newClient(s, id, v.addr, t, true).serve()
 }
 
 // logInIroh1 finds out who the client is and tells it how that ended.
-func (s *Server) logInIroh1(conn *socket, r *http.Request) (identity.NodeID, error) {
+func (s *Server) logInIroh1(conn *socket, r *http.Request, token string) (identity.NodeID, error) {
 	late := time.AfterFunc(loginTimeout, conn.Close)
 	id, err := s.proveIroh1(conn, r)
 	if !late.Stop() {
@@ -41,7 +40,7 @@ func (s *Server) logInIroh1(conn *socket, r *http.Request) (identity.NodeID, err
 		}
 		return identity.NodeID{}, err
 	}
-	if !s.access.allows(id) {
+	if !s.guard.allows(s.shutdown, id, token) {
 		s.count.loginsDenied.Add(1)
 		_ = conn.reply(iroh1.AppendDeny(nil, "not authorized"))
 		return identity.NodeID{}, errDenied

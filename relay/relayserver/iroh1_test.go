@@ -27,8 +27,13 @@ type iroh1Client struct {
 	ctx  context.Context
 }
 
-// dialIroh1 upgrades; header and cfg may be nil.
+// dialIroh1 upgrades; header and conn may be nil.
 func dialIroh1(t testing.TB, s *Server, header http.Header, conn net.Conn, protocols ...string) (*iroh1Client, *http.Response, error) {
+	t.Helper()
+	return dialIroh1At(t, s, "/relay", header, conn, protocols...)
+}
+
+func dialIroh1At(t testing.TB, s *Server, path string, header http.Header, conn net.Conn, protocols ...string) (*iroh1Client, *http.Response, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
@@ -40,7 +45,7 @@ func dialIroh1(t testing.TB, s *Server, header http.Header, conn net.Conn, proto
 			DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		}}
 	}
-	ws, response, err := websocket.Dial(ctx, scheme+s.Addr().String()+"/relay", options)
+	ws, response, err := websocket.Dial(ctx, scheme+s.Addr().String()+path, options)
 	if err != nil {
 		return nil, response, err
 	}

@@ -70,6 +70,18 @@ func (b *bucket) spend(now time.Time, n, rate, burst float64) time.Duration {
 	return time.Duration(-b.tokens / rate * float64(time.Second))
 }
 
+// sharedBucket is a token bucket of many.
+type sharedBucket struct {
+	mu sync.Mutex // guards b
+	b  bucket
+}
+
+func (s *sharedBucket) spend(now time.Time, n, rate, burst float64) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.spend(now, n, rate, burst)
+}
+
 // rates is a table of fixed size of buckets, one for a prefix each; prefixes
 // that hash alike share one, and nobody outside can tell which do.
 type rates struct {
@@ -95,20 +107,28 @@ func (r *rates) allow(a netip.Addr, now time.Time) bool {
 	return r.buckets[i].take(now, r.rate, r.rate)
 }
 
-// limitedListener bounds the connections from one prefix.
+// limitedListener bounds the connections: in all, from one prefix, and how many come
+// in a second.
 type limitedListener struct {
 	net.Listener
-	max     int // 0: no limit
-	refused func()
-	wrap    func(net.Conn) net.Conn
+	total, max  int     // in all and from one prefix; 0: no limit
+	rate, burst float64 // of accepted ones a second; 0: no limit
+	refused     func()
+	wrap        func(net.Conn) net.Conn
+	pace        bucket // Accept's own
 
-	mu   sync.Mutex // guards open
-	open map[netip.Prefix]int
+	mu    sync.Mutex // guards the fields below
+	count int
+	open  map[netip.Prefix]int
 }
 
 // Accept closes what is too much and waits for the next.
 func (l *limitedListener) Accept() (net.Conn, error) {
 	for {
+		if l.rate > 0 {
+			// Who has to wait waits in the system's queue. It is less than a second.
+			time.Sleep(l.pace.spend(time.Now(), 1, l.rate, l.burst))
+		}
 		c, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
@@ -126,9 +146,10 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 func (l *limitedListener) enter(p netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.max > 0 && l.open[p] >= l.max {
+	if l.max > 0 && l.open[p] >= l.max || l.total > 0 && l.count >= l.total {
 		return false
 	}
+	l.count++
 	l.open[p]++
 	return true
 }
@@ -136,6 +157,7 @@ func (l *limitedListener) enter(p netip.Prefix) bool {
 func (l *limitedListener) leave(p netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.count--
 	if l.open[p]--; l.open[p] <= 0 {
 		delete(l.open, p)
 	}

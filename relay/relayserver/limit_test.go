@@ -117,6 +117,84 @@ func TestConnectionsPerPrefix(t *testing.T) {
 	}
 }
 
+func TestConnectionsInAll(t *testing.T) {
+	s := start(t, Config{Limits: Limits{Conns: 3}})
+	for range 3 {
+		dialRaw(t, s).upgrade()
+	}
+	if _, err := dialRaw(t, s).br.ReadByte(); err == nil {
+		t.Error("the fourth was let in")
+	}
+	if n := s.Counters().ConnsLimited; n != 1 {
+		t.Errorf("%d counted", n)
+	}
+}
+
+// memoryListener hands out pipes.
+type memoryListener chan net.Conn
+
+func (l memoryListener) Accept() (net.Conn, error) { return <-l, nil }
+func (l memoryListener) Close() error              { return nil }
+func (l memoryListener) Addr() net.Addr            { return textAddr("memory") }
+
+// Who comes when too many came waits, and is not turned away.
+func TestAcceptRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := make(memoryListener)
+		l := &limitedListener{
+			Listener: source, rate: 10, burst: 5, refused: func() { t.Error("refused") },
+			wrap: func(c net.Conn) net.Conn { return c }, open: make(map[netip.Prefix]int),
+		}
+		begin := time.Now()
+		go func() {
+			for range 25 {
+				ours, _ := net.Pipe()
+				source <- ours
+			}
+		}()
+		for range 25 {
+			if _, err := l.Accept(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(begin); took < 1900*time.Millisecond || took > 2100*time.Millisecond {
+			t.Errorf("20 more than at once took %v", took)
+		}
+	})
+}
+
+// What all clients send together is bounded too.
+func TestReceiveTotal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{Dev: true, Limits: Limits{ReceiveTotal: 10_000, ReceiveTotalBurst: 1000}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for range 4 {
+			key := newKey()
+			r := pipeClient(t, s)
+			r.write(relay.AppendClientInfo(nil, key))
+			wg.Go(func() {
+				for range 50 {
+					r.send(newKey(), make([]byte, 100-relay.HeaderLen-relay.KeyLen))
+				}
+				r.sync()
+			})
+		}
+		wg.Wait()
+		// 20 000 bytes, of which 1000 are free.
+		if took := time.Since(begin); took < 1800*time.Millisecond || took > 2200*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		if c := s.Counters(); c.PacketsReceived != 200 || c.ClientsThrottled != 4 || c.FramesThrottled < 100 {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
 // S26: who sends more than its share is read more slowly; nothing is lost.
 func TestReceiveRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

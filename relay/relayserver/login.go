@@ -17,7 +17,7 @@ var errReplayable = errors.New("this login could be a replay")
 
 // logIn reads the login of a client and decides about it; fresh says that it
 // answered the challenge. A client that is let in is told nothing.
-func (s *Server) logIn(conn transport, challenge *relay.Challenge) (id identity.NodeID, fresh bool, err error) {
+func (s *Server) logIn(conn transport, v visitor) (id identity.NodeID, fresh bool, err error) {
 	late := time.AfterFunc(loginTimeout, conn.Close)
 	t, body, err := conn.Next()
 	if !late.Stop() {
@@ -27,13 +27,13 @@ func (s *Server) logIn(conn transport, challenge *relay.Challenge) (id identity.
 		err = fmt.Errorf("%w: first frame is %v", relay.ErrLogin, t)
 	}
 	if err == nil {
-		id, fresh, err = relay.ParseClientInfo(body, challenge)
+		id, fresh, err = relay.ParseClientInfo(body, v.challenge)
 	}
 	switch {
 	case err != nil && !errors.Is(err, relay.ErrVersion):
 		s.count.loginFailures.Add(1)
 		return identity.NodeID{}, false, err
-	case !s.access.allows(id):
+	case !s.guard.allows(s.shutdown, id, v.token):
 		s.count.loginsDenied.Add(1)
 		deny(conn, "not authenticated")
 		return identity.NodeID{}, false, errDenied

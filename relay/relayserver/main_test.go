@@ -7,8 +7,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,19 +35,27 @@ func start(t testing.TB, cfg Config) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run(t, s)
+	return s
+}
+
+// run runs a relay until the test ends, or stop is called.
+func run(t testing.TB, s *Server) (stop func()) {
+	t.Helper()
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return s
+	t.Cleanup(stop)
+	return stop
 }
 
 // raw is a client that does exactly what the test says.
@@ -172,7 +180,7 @@ func pipeClient(t testing.TB, s *Server) *raw {
 		defer s.clients.Done()
 		conn := newStream(relay.NewConn(theirs, writeStall))
 		defer conn.Close()
-		s.serveConn(conn, netip.Addr{}, nil, false)
+		s.serveConn(conn, visitor{})
 	}()
 	t.Cleanup(func() { _ = ours.Close() })
 	br := bufio.NewReader(ours)

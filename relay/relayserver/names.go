@@ -2,7 +2,6 @@ package relayserver
 
 import (
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"net"
@@ -18,37 +17,30 @@ import (
 // challenge covers the name, so that a relay which passes the challenge on to its
 // own clients gains nothing (S1).
 type names struct {
-	hosts []string            // "host" with any port, or "host:port", in lower case
-	certs []*x509.Certificate // whose names are ours as well
-	plain bool                // without a certificate our own addresses are names
+	hosts []string                 // "host" with any port, or "host:port", in lower case
+	certs []*x509.Certificate      // whose names are ours as well
+	leaf  func() *x509.Certificate // one that may be replaced; nil: none
+	plain bool                     // without a certificate our own addresses are names
 }
 
 func newNames(cfg *Config) names {
-	n := names{plain: cfg.TLS == nil}
+	n := names{plain: cfg.TLS == nil && cfg.ACME == nil, leaf: cfg.leaf}
 	for _, host := range cfg.Hosts {
 		n.hosts = append(n.hosts, strings.ToLower(host))
 	}
-	if cfg.TLS == nil {
-		return n
-	}
-	for _, c := range cfg.TLS.Certificates {
-		if leaf := leafOf(c); leaf != nil {
-			n.certs = append(n.certs, leaf)
+	switch {
+	case cfg.ACME != nil:
+		for _, host := range cfg.ACME.Hosts {
+			n.hosts = append(n.hosts, strings.ToLower(host))
+		}
+	case cfg.TLS != nil:
+		for _, c := range cfg.TLS.Certificates {
+			if leaf := leafOf(c); leaf != nil {
+				n.certs = append(n.certs, leaf)
+			}
 		}
 	}
 	return n
-}
-
-// leafOf returns the parsed certificate, nil for a bad one.
-func leafOf(c tls.Certificate) *x509.Certificate {
-	if c.Leaf != nil || len(c.Certificate) == 0 {
-		return c.Leaf
-	}
-	leaf, err := x509.ParseCertificate(c.Certificate[0])
-	if err != nil {
-		return nil
-	}
-	return leaf
 }
 
 // has says that dialled, a host and a port, means this relay; local is the end of
@@ -64,7 +56,8 @@ func (n names) has(dialled string, local net.Addr) bool {
 	if n.plain {
 		return isLocal(dialled, local)
 	}
-	return slices.ContainsFunc(n.certs, func(c *x509.Certificate) bool { return c.VerifyHostname(host) == nil })
+	covers := func(c *x509.Certificate) bool { return c != nil && c.VerifyHostname(host) == nil }
+	return slices.ContainsFunc(n.certs, covers) || n.leaf != nil && covers(n.leaf())
 }
 
 // isLocal says that dialled is the address and port at which the connection ends.

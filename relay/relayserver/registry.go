@@ -1,16 +1,28 @@
 package relayserver
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/relay"
 )
 
 // maxSpares is how many connections of one node may wait behind the one that gets
 // its packets.
 const maxSpares = 4
+
+const (
+	// restartAfter is how long a new process may need until it listens.
+	restartAfter = 100 * time.Millisecond
+	// restartSpread is over how long a hundred clients come back.
+	restartSpread = 100 * time.Millisecond
+	// restartTry is how long clients are told to try.
+	restartTry = time.Minute
+)
 
 // registry knows the connections of each node: the one that gets its packets, and
 // those that wait, the youngest last.
@@ -80,6 +92,17 @@ func (r *registry) remove(c *client) (promoted *client, gone bool) {
 		r.spares[c.id] = list
 	}
 	return promoted, r.clients[c.id] == nil
+}
+
+// announceRestart tells every client that the relay goes, and when to come back:
+// each at another moment, some thousand a second.
+func (r *registry) announceRestart() {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	spread := min(max(restartSpread, restartSpread*time.Duration(len(r.clients))/100), restartTry/4)
+	for _, c := range r.clients {
+		c.queue.PushControl(relay.AppendRestarting(nil, restartAfter+rand.N(spread), restartTry))
+	}
 }
 
 // len counts nodes.

@@ -12,9 +12,11 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/acme/autocert"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/metrics"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -33,13 +35,16 @@ const (
 type Server struct {
 	cfg      Config
 	logger   *slog.Logger
-	access   accessList
+	guard    *guard
 	logins   *rates
+	received sharedBucket
 	names    names
 	proven   *proven
 	registry registry
 	pool     relay.Pool
 	count    counters
+
+	acme *autocert.Manager // nil: certificates are not fetched
 
 	shutdown context.Context // done when the clients are to leave
 	cancel   context.CancelFunc
@@ -49,6 +54,7 @@ type Server struct {
 	clients  sync.WaitGroup
 	listener net.Listener // nil: not listening
 	captive  net.Listener // nil: none
+	metrics  net.Listener // nil: none
 	stun     []*stunServer
 }
 
@@ -62,7 +68,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:    cfg,
 		logger: cfg.Logger,
-		access: newAccessList(cfg.Access),
+		guard:  newGuard(cfg.Access, cfg.Logger),
 		logins: newRates(cfg.Limits.LoginsPerSecond),
 	}
 	s.names = newNames(&cfg)
@@ -72,6 +78,10 @@ func New(cfg Config) (*Server, error) {
 	s.registry.clients = make(map[identity.NodeID]*client)
 	s.registry.spares = make(map[identity.NodeID][]*client)
 	s.shutdown, s.cancel = context.WithCancel(context.Background())
+	if cfg.ACME != nil {
+		s.acme = acmeManager(s.shutdown, cfg.ACME)
+		s.cfg.TLS = acmeTLS(s.acme, cfg.ACME.Hosts[0])
+	}
 	return s, nil
 }
 
@@ -96,9 +106,14 @@ func (s *Server) listenLocked() error {
 		return bindError("HTTP", s.cfg.Addr, err)
 	}
 	s.listener = l
-	if s.cfg.CaptiveAddr != "" && s.cfg.TLS != nil {
+	if s.cfg.CaptiveAddr != "" && s.cfg.secure() {
 		if s.captive, err = net.Listen("tcp", s.cfg.CaptiveAddr); err != nil {
 			return bindError("captive portal test", s.cfg.CaptiveAddr, err)
+		}
+	}
+	if s.cfg.MetricsAddr != "" {
+		if s.metrics, err = net.Listen("tcp", s.cfg.MetricsAddr); err != nil {
+			return bindError("metrics", s.cfg.MetricsAddr, err)
 		}
 	}
 	if s.cfg.STUNAddr == "none" {
@@ -125,7 +140,7 @@ func bindError(what, addr string, err error) error {
 }
 
 func (s *Server) closeSocketsLocked() {
-	for _, l := range []net.Listener{s.listener, s.captive} {
+	for _, l := range []net.Listener{s.listener, s.captive, s.metrics} {
 		if l != nil {
 			_ = l.Close()
 		}
@@ -133,7 +148,7 @@ func (s *Server) closeSocketsLocked() {
 	for _, st := range s.stun {
 		_ = st.conn.Close()
 	}
-	s.listener, s.captive, s.stun = nil, nil, nil
+	s.listener, s.captive, s.metrics, s.stun = nil, nil, nil, nil
 }
 
 // Addr returns the TCP address that is bound, nil before Listen.
@@ -156,40 +171,70 @@ func (s *Server) STUNAddr() netip.AddrPort {
 	return localAddrPort(s.stun[0].conn)
 }
 
-// Run serves until ctx is done, lets the clients leave and returns nil when all
-// that it started is gone. It returns at once with one clear line when an
-// address cannot be bound. It is called once.
+// MetricsAddr returns the TCP address of the metrics, nil if there is none.
+func (s *Server) MetricsAddr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.metrics == nil {
+		return nil
+	}
+	return s.metrics.Addr()
+}
+
+// Run serves until ctx is done, tells the clients to come back to whoever listens
+// then, lets them leave and returns nil when all that it started is gone. It
+// returns at once with one clear line when an address cannot be bound. It is called
+// once.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	if err := s.Listen(); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	main, captive, stun := s.listener, s.captive, s.stun
+	main, captive, metricsAt, stun := s.listener, s.captive, s.metrics, s.stun
 	s.mu.Unlock()
-	s.logger.Info("relay listens", "addr", main.Addr().String(), "tls", s.cfg.TLS != nil)
+	s.logger.Info("relay listens", "addr", main.Addr().String(), "tls", s.cfg.secure())
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serveHTTP(ctx, s.wrap(main), s.Handler()) })
 	if captive != nil {
-		group.Go(func() error { return s.serveHTTP(ctx, s.limit(captive), captiveHandler()) })
+		group.Go(func() error { return s.serveHTTP(ctx, s.limit(captive), s.captiveHandler()) })
+	}
+	if metricsAt != nil {
+		group.Go(func() error { return metrics.Serve(ctx, metricsAt, s.Metrics) })
+	}
+	if s.acme != nil {
+		group.Go(func() error { s.fetchCertificates(); return nil })
 	}
 	for _, st := range stun {
 		group.Go(func() error { return st.run(ctx) })
 	}
+	// What is asked of others ends with the clients.
+	defer context.AfterFunc(ctx, s.dismiss)()
 	return group.Wait()
 }
 
 // Close makes all clients leave and waits for them. Run does it too; a process
 // that uses only Handler calls it itself.
 func (s *Server) Close() {
+	s.dismiss()
+	s.clients.Wait()
+	s.guard.close()
+	s.proven.close()
+}
+
+// dismiss lets nobody in any more and sends the clients away.
+func (s *Server) dismiss() {
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
 	s.closed = true
 	s.closeSocketsLocked()
 	s.mu.Unlock()
+	s.registry.announceRestart()
 	s.cancel()
-	s.clients.Wait()
-	s.proven.close()
 }
 
 // admit counts a connection in, unless the server is closing.
@@ -207,6 +252,9 @@ func (s *Server) limit(l net.Listener) net.Listener {
 	return &limitedListener{
 		Listener: l,
 		max:      s.cfg.Limits.ConnsPerPrefix,
+		total:    s.cfg.Limits.Conns,
+		rate:     float64(s.cfg.Limits.AcceptsPerSecond),
+		burst:    float64(s.cfg.Limits.AcceptBurst),
 		refused:  func() { s.count.connsLimited.Add(1) },
 		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, writeStall) },
 		open:     make(map[netip.Prefix]int),
