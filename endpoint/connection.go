@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -32,6 +33,9 @@ type Connection struct {
 	remote  identity.NodeID
 	alpn    string
 	dialler bool
+
+	renewing atomic.Bool
+	path     *quic.Path // of the last renewal; that one's alone
 }
 
 // RemoteNodeID returns the node that the handshake proved.

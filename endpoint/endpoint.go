@@ -70,6 +70,7 @@ type Endpoint struct {
 	transport *quic.Transport
 	resets    *resetGuard
 	pending   pendingHandshakes
+	renewals  sync.WaitGroup // of connections, begun under mu before stopping
 	lookups   lookups
 	log       *slog.Logger
 
@@ -79,7 +80,7 @@ type Endpoint struct {
 
 	// mu guards the fields below.
 	mu       sync.Mutex
-	conns    map[*quic.Conn]struct{}
+	conns    map[*quic.Conn]*Connection
 	running  bool
 	stopping bool
 	code     uint64
@@ -110,11 +111,12 @@ func New(cfg Config) (*Endpoint, error) {
 	e := &Endpoint{
 		log:   cfg.Logger,
 		ready: make(chan struct{}), closed: make(chan struct{}),
-		conns: make(map[*quic.Conn]struct{}), stop: func() {},
+		conns: make(map[*quic.Conn]*Connection), stop: func() {},
 	}
 	if cfg.Resolver != nil && cfg.Socket.Discover == nil {
 		cfg.Socket.Discover = e.rediscover
 	}
+	cfg.Socket.OnRevived = e.renew
 	e.cfg = cfg
 	socket, err := magicsock.New(cfg.Socket)
 	if err != nil {
@@ -251,6 +253,7 @@ func (e *Endpoint) closeAll(socketDone <-chan struct{}) {
 		}
 	}
 	_ = e.transport.Close()
+	e.renewals.Wait()
 }
 
 // unaccepted returns the connections that came up and were never taken by
@@ -330,7 +333,10 @@ func (e *Endpoint) adopt(conn *quic.Conn, id identity.NodeID, dialler bool) (*Co
 		_ = conn.CloseWithError(0, "")
 		return nil, ErrClosed
 	}
-	e.conns[conn] = struct{}{}
+	c := &Connection{
+		quic: conn, socket: e.socket, remote: id, dialler: dialler, alpn: state.TLS.NegotiatedProtocol,
+	}
+	e.conns[conn] = c
 	e.mu.Unlock()
 	context.AfterFunc(conn.Context(), func() {
 		e.mu.Lock()
@@ -338,7 +344,5 @@ func (e *Endpoint) adopt(conn *quic.Conn, id identity.NodeID, dialler bool) (*Co
 		delete(e.conns, conn)
 	})
 	e.socket.Established(id)
-	return &Connection{
-		quic: conn, socket: e.socket, remote: id, dialler: dialler, alpn: state.TLS.NegotiatedProtocol,
-	}, nil
+	return c, nil
 }

@@ -95,13 +95,19 @@ func (c *Conn) sort(in *inbound) bool {
 	if bytes == 0 {
 		return false
 	}
-	in.addr = c.paths.received(time.Now(), in.from, in.src, bytes)
+	var revived bool
+	in.addr, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
 	if in.addr == nil && in.src.IsZero() && !in.held {
 		if c.disco.hold(in) {
 			return false
 		}
 		// The message that was not there any more may have said who it is.
-		in.addr = c.paths.received(time.Now(), in.from, in.src, bytes)
+		in.addr, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
+	}
+	if revived && c.cfg.OnRevived != nil {
+		if id, ok := c.paths.nodeOf(in.addr.AddrPort()); ok {
+			c.cfg.OnRevived(id)
+		}
 	}
 	if in.addr == nil {
 		c.stats.unknownSource.Add(uint64(packets))

@@ -91,7 +91,7 @@ func TestOutageHoldsProbes(t *testing.T) {
 	mapped := nodes.Mapped(id)
 	send := func(packet string) { p.route(now, mapped, []byte(packet), len(packet)) }
 	hear := func() {
-		if p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100) == nil {
+		if addr, _ := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100); addr == nil {
 			t.Fatal("who was that?")
 		}
 	}
@@ -116,5 +116,55 @@ func TestOutageHoldsProbes(t *testing.T) {
 	}
 	if probes, all := sent(); probes != 0 || all != resendPackets {
 		t.Errorf("then %d packets are sent again, %d of them probes", all, probes)
+	}
+}
+
+// A node goes by its other address after something that was sent on our own account
+// stayed unanswered for long, and only then.
+func TestOutageChangesAddress(t *testing.T) {
+	id := testKey(2).NodeID()
+	nodes := nodemap.New(nodemap.Config{Self: testKey(1).NodeID(), Peer: everybody})
+	p := newPaths(nodes, nil)
+	now := time.Now()
+	from := netip.MustParseAddrPort("192.0.2.2:41820")
+	if _, err := nodes.Add(now, identity.NodeAddr{ID: id, Direct: []netip.AddrPort{from}}, nodemap.SourceApp); err != nil {
+		t.Fatal(err)
+	}
+	nodes.HandlePing(now, id, nodemap.UDPAddr(from), disco.TxID{1}, disco.PingLen)
+	first := p.mappedAddr(id).AddrPort()
+	to := first
+	send := func() { p.route(now, to, []byte("something"), 9) }
+	hear := func(after time.Duration, other bool) {
+		t.Helper()
+		now = now.Add(after)
+		addr, revived := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100)
+		if revived != (addr.AddrPort() != to) || revived != other {
+			t.Errorf("%v, revived %v, want another address than %v: %v", addr, revived, to, other)
+		}
+		to = addr.AddrPort()
+		if got, ok := p.nodeOf(to); !ok || got != id {
+			t.Errorf("%v is %v", to, got)
+		}
+	}
+	hear(0, false)
+	send() // an answer to what came
+	hear(time.Hour, false)
+	now = now.Add(time.Minute)
+	send()
+	hear(20*time.Millisecond, false)
+	now = now.Add(time.Second)
+	send()
+	now = now.Add(outage / 2)
+	send()
+	hear(outage/2, true)
+	hear(time.Millisecond, false)
+	now = now.Add(time.Second)
+	send()
+	hear(10*time.Minute, true)
+	if to != first {
+		t.Errorf("a third address: %v", to)
+	}
+	if got := p.mappedAddr(id).AddrPort(); got != first {
+		t.Errorf("dials go to %v", got)
 	}
 }

@@ -27,13 +27,15 @@ type paths struct {
 	due   time.Time                // when the clock will wake; zero for never
 }
 
-// peer is one node as QUIC sees it. addr and id never change.
+// peer is one node as QUIC sees it. addrs and id never change.
 type peer struct {
-	id   identity.NodeID
-	addr *net.UDPAddr
+	id    identity.NodeID
+	addrs [2]*net.UDPAddr // the mapped address and the other one
 
 	// Guarded by paths.mu.
 	heard  time.Time // when a payload of it came
+	asked  time.Time // when something was sent first that it has not answered; or zero
+	turn   int       // which of addrs it has now
 	recent resendRing
 	// held is what was recent when silence ended, at heldAt: answers to what comes
 	// then would displace it before it is sent again.
@@ -87,7 +89,10 @@ func (p *paths) peerLocked(mapped netip.AddrPort) *peer {
 	if len(p.peers) >= p.sweep {
 		p.sweepLocked()
 	}
-	e := &peer{id: id, addr: net.UDPAddrFromAddrPort(mapped)}
+	e := &peer{id: id}
+	for i := range e.addrs {
+		e.addrs[i] = net.UDPAddrFromAddrPort(netip.AddrPortFrom(mapped.Addr(), mapped.Port()+uint16(i)))
+	}
 	p.peers[mapped] = e
 	return e
 }
@@ -107,7 +112,7 @@ func (p *paths) mappedAddr(id identity.NodeID) *net.UDPAddr {
 	defer p.mu.Unlock()
 	mapped := p.nodes.Mapped(id)
 	if e := p.peerLocked(mapped); e != nil {
-		return e.addr
+		return e.addrs[0]
 	}
 	return net.UDPAddrFromAddrPort(mapped)
 }
@@ -115,7 +120,7 @@ func (p *paths) mappedAddr(id identity.NodeID) *net.UDPAddr {
 func (p *paths) nodeOf(mapped netip.AddrPort) (identity.NodeID, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.nodes.NodeByMapped(mapped)
+	return p.nodes.NodeByMapped(firstOf(mapped))
 }
 
 // knows says that the node map has an entry of the node.
@@ -137,31 +142,46 @@ func (p *paths) forget(id identity.NodeID) {
 	}
 }
 
+// firstOf returns the mapped address of a node that may go by its other one.
+func firstOf(addr netip.AddrPort) netip.AddrPort {
+	if addr.Port() == nodemap.MappedPort+1 {
+		return netip.AddrPortFrom(addr.Addr(), nodemap.MappedPort)
+	}
+	return addr
+}
+
 // received notes n bytes of payload and returns the address under which QUIC
-// knows the sender; nil for an unknown one.
-func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) *net.UDPAddr {
+// knows the sender; nil for an unknown one. After an outage that address is another:
+// what QUIC knows of the path, a round trip as long as the outage above all, holds no
+// more, and it begins anew when it sees a new address (RFC 9000 9.4). Only the side
+// that was dialled looks at the address; the other has to be told, by revived.
+func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) (addr *net.UDPAddr, revived bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	mapped, ok := p.nodes.Received(now, from, relaySrc, n)
 	p.scheduleLocked()
 	if !ok {
-		return nil
+		return nil, false
 	}
 	e := p.peerLocked(mapped)
 	if e == nil {
-		return nil
+		return nil, false
 	}
 	if now.Sub(e.heard) >= silence {
 		e.held, e.recent, e.heldAt = e.recent, resendRing{}, now
 	}
-	e.heard = now
-	return e.addr
+	if revived = !e.asked.IsZero() && now.Sub(e.asked) >= outage; revived {
+		e.turn = 1 - e.turn
+	}
+	e.heard, e.asked = now, time.Time{}
+	return e.addrs[e.turn], revived
 }
 
 // route asks where a batch of packets goes, and remembers those that may have
 // to be sent again. The actions come before the batch.
 func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (nodemap.Route, []nodemap.Action) {
 	packets := (len(b) + seg - 1) / seg
+	mapped = firstOf(mapped)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r, acts := p.nodes.Route(now, mapped, len(b), packets, isInitial(b))
@@ -169,8 +189,14 @@ func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (
 		acts = slices.Clone(acts)
 	}
 	p.scheduleLocked()
-	if e := p.peerLocked(mapped); e != nil && (packets <= smallBatch || now.Sub(e.heard) > quiet) {
-		e.recent.add(b, seg)
+	if e := p.peerLocked(mapped); e != nil {
+		calm := now.Sub(e.heard) > quiet
+		if calm && e.asked.IsZero() {
+			e.asked = now
+		}
+		if calm || packets <= smallBatch {
+			e.recent.add(b, seg)
+		}
 	}
 	return r, acts
 }

@@ -19,6 +19,9 @@ const (
 	// long: two connections may share a node, and what one of them does then is not
 	// to displace the probe that the other waits on.
 	silence = time.Second
+	// outage is how long a node must have left something unanswered. What is sent
+	// before it was quiet for a moment counts for nothing: it may be an answer.
+	outage = 3 * time.Second
 )
 
 // resendRing holds the last packets to one node. The zero value is empty.

@@ -28,6 +28,7 @@ type socket struct {
 	alarm    *time.Timer
 	closed   bool
 	stats    udpconn.Stats
+	real     *net.UDPConn // nil until SyscallConn
 }
 
 var _ magicsock.Socket = (*socket)(nil)
@@ -129,8 +130,23 @@ func (s *socket) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// SyscallConn fails: there is no file descriptor.
-func (s *socket) SyscallConn() (syscall.RawConn, error) { return nil, syscall.ENOTSUP }
+// SyscallConn returns a real socket on loopback, which quic-go wants to set options
+// on. Nothing is ever sent or received by it.
+func (s *socket) SyscallConn() (syscall.RawConn, error) {
+	s.host.lab.mu.Lock()
+	defer s.host.lab.mu.Unlock()
+	if s.closed {
+		return nil, net.ErrClosed
+	}
+	if s.real == nil {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			return nil, err
+		}
+		s.real = conn
+	}
+	return s.real.SyscallConn()
+}
 
 // Rebind loses what was not read.
 func (s *socket) Rebind() error {
@@ -150,6 +166,9 @@ func (s *socket) Close() error {
 	s.closed = true
 	if s.alarm != nil {
 		s.alarm.Stop()
+	}
+	if s.real != nil {
+		_ = s.real.Close()
 	}
 	open := s.host.sockets[s.port]
 	s.host.sockets[s.port] = slices.DeleteFunc(open, func(o *socket) bool { return o == s })

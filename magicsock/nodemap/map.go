@@ -74,10 +74,10 @@ func randomTxID() (tx disco.TxID) {
 // to an earlier time after any other call.
 func (m *Map) Next() time.Time { return m.next }
 
-// mappedPort is the port of all mapped addresses, mappedPrefix their first 64
+// MappedPort is the port of all mapped addresses, mappedPrefix their first 64
 // bits (iroh-net 0.28.1).
 const (
-	mappedPort   = 12345
+	MappedPort   = 12345
 	mappedPrefix = 0xfd15_070a_510b_0000
 )
 
@@ -85,12 +85,12 @@ func mappedAddr(slot uint64) netip.AddrPort {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], mappedPrefix)
 	binary.BigEndian.PutUint64(b[8:], slot)
-	return netip.AddrPortFrom(netip.AddrFrom16(b), mappedPort)
+	return netip.AddrPortFrom(netip.AddrFrom16(b), MappedPort)
 }
 
 // byMapped returns the node of a mapped address, nil for none.
 func (m *Map) byMapped(a netip.AddrPort) *node {
-	if a.Port() != mappedPort {
+	if a.Port() != MappedPort {
 		return nil
 	}
 	b := a.Addr().As16()
