@@ -29,6 +29,7 @@ var layers = map[string][]string{
 	"internal/natmatrix":  {},
 	"internal/bench":      {},
 	"internal/house":      {},
+	"internal/interop":    {},
 	"internal/e2e":        {},
 	"internal/netmon":     {},
 	"internal/records":    {},
@@ -60,7 +61,7 @@ var layers = map[string][]string{
 	"internal/localapi": {"identity", "magicsock/netcheck"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet", "internal/vnet", "internal/netmon",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet", "internal/vnet", "internal/netmon", "internal/metrics", "relay",
 	},
 
 	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "relay/relayserver"},
