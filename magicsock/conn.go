@@ -55,6 +55,8 @@ type Config struct {
 	// Relays are the relays of this configuration; the first is home until
 	// SetHomeRelay. Empty means that there is no relay of our own.
 	Relays []identity.RelayURL
+	// RelayTokens are shown to those of Relays that want one, each to its own.
+	RelayTokens map[identity.RelayURL]string
 	// Admit is asked with the sender's key before anything is computed or kept
 	// for it (S6). Nil admits everybody, with the limits for strangers.
 	Admit func(identity.NodeID) bool
@@ -181,7 +183,7 @@ func New(cfg Config) (*Conn, error) {
 		Key: cfg.Key, Logger: cfg.Logger,
 		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged, LinkChanged: c.relayLink,
 		Control:    udpconn.MarkControl(cfg.Fwmark, cfg.Logger),
-		Configured: cfg.Relays, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
+		Configured: cfg.Relays, Tokens: cfg.RelayTokens, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
 		Dial: under.DialTCP, Proxy: proxy,
 	})
 	c.home.Store(new(identity.RelayURL))

@@ -10,6 +10,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
@@ -34,8 +35,11 @@ type Settings struct {
 	// port 0 means Port.
 	Bind []netip.AddrPort
 	// Relays is nil when nothing is set and empty when it is "none".
-	Relays     []identity.RelayURL
-	RelayToken string
+	Relays []identity.RelayURL
+	// RelayToken is for the one relay that is set, and RelayTokenFile a file that
+	// holds it.
+	RelayToken     string
+	RelayTokenFile string
 	// STUN are servers, host:port, that tell how this node is seen from outside.
 	STUN []string
 	// Discovery is a URL, none, or empty for the default.
@@ -141,6 +145,45 @@ func (s *Settings) Set(key string, value any) error {
 	}
 	s.given[key] = value
 	return nil
+}
+
+// ErrTokenRelay is returned by Token when it is not clear whose the token is (S2).
+var ErrTokenRelay = errors.New("relay_token is for one relay: set exactly one in relays")
+
+// Token returns the token and the relay that it is for; an empty token for none. A
+// file that others can read is refused (S5).
+func (s *Settings) Token() (token string, relay identity.RelayURL, err error) {
+	token = s.RelayToken
+	if s.RelayTokenFile != "" {
+		if token != "" {
+			return "", relay, errors.New("relay_token and relay_token_file are both set")
+		}
+		if token, err = readToken(s.RelayTokenFile); err != nil {
+			return "", relay, fmt.Errorf("relay_token_file: %w", err)
+		}
+	}
+	if token == "" {
+		return "", relay, nil
+	}
+	if len(s.Relays) != 1 {
+		return "", relay, ErrTokenRelay
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", relay, errors.New("relay_token has characters that no header can hold")
+	}
+	return token, s.Relays[0], nil
+}
+
+func readToken(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if othersCanRead(info.Mode()) {
+		return "", fmt.Errorf("others can read %s (try: chmod 600 %s)", path, path)
+	}
+	data, err := os.ReadFile(path)
+	return strings.TrimSpace(string(data)), err
 }
 
 // Inert lists the keys that were set to something that this version does not

@@ -58,7 +58,7 @@ records = false
 punch = "normal"
 portmap = false
 mdns = false
-dht = false
+dht = true
 session_timeout = "30m"
 metrics_addr = "off"
 log_level = "debug"
@@ -78,7 +78,7 @@ log_format = "json"
 	if len(s.Relays) != 1 {
 		t.Errorf("one relay written twice: %v", s.Relays)
 	}
-	if want := []string{"relay_token"}; !slices.Equal(s.Inert(), want) {
+	if want := []string{"dht"}; !slices.Equal(s.Inert(), want) {
 		t.Errorf("inert %v, want %v", s.Inert(), want)
 	}
 	if err := s.Set("port", "1234"); err != nil || s.Port != 1234 {
@@ -87,14 +87,14 @@ log_format = "json"
 	if err := s.Set("port", "http"); err == nil {
 		t.Error("a word became a port")
 	}
-	if err := s.Set("relay_token", ""); err != nil || len(s.Inert()) != 0 {
+	if err := s.Set("dht", false); err != nil || len(s.Inert()) != 0 {
 		t.Errorf("a flag that takes it back: %v, inert %v", err, s.Inert())
 	}
 }
 
 // The table of keys is the contract: none is missing, none is more.
 func TestKeysAreTheContract(t *testing.T) {
-	want := strings.Fields(`name zone search on_demand port bind relays relay_token stun discovery publish dns tun ipv4_pool mtu
+	want := strings.Fields(`name zone search on_demand port bind relays relay_token relay_token_file stun discovery publish dns tun ipv4_pool mtu
 		tcp records punch portmap mdns dht session_timeout metrics_addr log_level log_format`)
 	if !slices.Equal(Keys(), want) {
 		t.Errorf("keys %v, want %v", Keys(), want)
@@ -170,4 +170,47 @@ func FuzzSettings(f *testing.F) {
 			_, _ = readPeers(doc)
 		}
 	})
+}
+
+// S2, S5: a token is for exactly one relay, and for nobody else's eyes.
+func TestToken(t *testing.T) {
+	dir := t.TempDir()
+	file := func(mode os.FileMode, text string) string {
+		path := filepath.Join(dir, "token-"+mode.String())
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	secret, open := file(0o600, "sesame\n"), file(0o644, "sesame\n")
+	for _, test := range []struct {
+		set   map[string]any
+		token string
+		err   string
+	}{
+		{map[string]any{}, "", ""},
+		{map[string]any{"relays": []string{"https://one.example"}, "relay_token": "sesame"}, "sesame", ""},
+		{map[string]any{"relays": []string{"https://one.example"}, "relay_token_file": secret}, "sesame", ""},
+		{map[string]any{"relays": []string{"https://one.example"}, "relay_token_file": open}, "", "chmod 600"},
+		{map[string]any{"relays": []string{"https://one.example"}, "relay_token_file": secret + "x"}, "", "relay_token_file: "},
+		{map[string]any{"relays": []string{"https://one.example"}, "relay_token_file": secret, "relay_token": "b"}, "", "both set"},
+		{map[string]any{"relays": []string{"https://one.example", "https://two.example"}, "relay_token": "sesame"}, "", "exactly one"},
+		{map[string]any{"relays": []string{"none"}, "relay_token": "sesame"}, "", "exactly one"},
+		{map[string]any{"relay_token": "sesame"}, "", "exactly one"},
+		{map[string]any{"relays": []string{"https://one.example"}, "relay_token": "a b"}, "", "no header"},
+	} {
+		s := Default()
+		for key, value := range test.set {
+			if err := s.Set(key, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		token, relay, err := s.Token()
+		if token != test.token || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%v: %q, %v", test.set, token, err)
+		}
+		if token != "" && relay != s.Relays[0] {
+			t.Errorf("%v: for %v", test.set, relay)
+		}
+	}
 }

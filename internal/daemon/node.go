@@ -16,12 +16,20 @@ import (
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
+	"github.com/nodetun/nodetun/relay"
 )
 
 // openEndpoint binds the UDP sockets.
 func (d *Daemon) openEndpoint(context.Context) (err error) {
 	s := &d.cfg.Settings
 	socket := socketConfig(s)
+	token, to, err := s.Token()
+	if err != nil {
+		return err
+	}
+	if token != "" {
+		socket.RelayTokens = map[identity.RelayURL]string{to: token}
+	}
 	socket.Key, socket.Logger = d.key, d.log
 	socket.Admit, socket.Paired = d.admit, d.admit
 	socket.TunPrefixes = d.prefixes()
@@ -42,10 +50,18 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 	return nil
 }
 
+// relaysOf are the relays that the settings name, or those for everybody.
+func relaysOf(s *config.Settings) []identity.RelayURL {
+	if s.Relays == nil {
+		return relay.Defaults()
+	}
+	return s.Relays
+}
+
 // socketConfig is what the settings say about the UDP sockets.
 func socketConfig(s *config.Settings) magicsock.Config {
 	cfg := magicsock.Config{
-		Relays: s.Relays, STUN: s.STUN, NoPortmap: !s.Portmap,
+		Relays: relaysOf(s), STUN: s.STUN, NoPortmap: !s.Portmap,
 		ExcludeLink: func(name string) bool { return name == s.TUN || netmon.Container(name) },
 	}
 	cfg.Bind4, cfg.Bind6 = binds(s)

@@ -88,9 +88,9 @@ func (d *Daemon) addrOf(p config.Peer) identity.NodeAddr {
 	if addr.Relay.IsZero() {
 		addr.Relay = learnt.Relay
 	}
-	if addr.Relay.IsZero() && len(d.cfg.Settings.Relays) > 0 {
+	if relays := relaysOf(&d.cfg.Settings); addr.Relay.IsZero() && len(relays) > 0 {
 		// Nodes of one configuration meet at its first relay.
-		addr.Relay = d.cfg.Settings.Relays[0]
+		addr.Relay = relays[0]
 	}
 	return addr
 }

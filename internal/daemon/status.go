@@ -158,12 +158,9 @@ func (d *Daemon) online() bool {
 	return false
 }
 
-// relayHealth tells of a relay that is missing or does not answer. Relays that
-// were switched off are no fault.
+// relayHealth tells of relays that do not answer. Relays that were switched off are
+// no fault.
 func (d *Daemon) relayHealth(warn func(what, fix string)) {
-	if d.cfg.Settings.Relays == nil {
-		warn("no relay is set: peers behind a NAT or firewall may be out of reach", "nodetun up --relay https://…, or --relay none to say that none is wanted")
-	}
 	for _, relay := range d.endpoint.Socket().RelayStatus() {
 		if relay.Shared {
 			warn("another machine uses this node's key: peers reach that one or this one by chance",
