@@ -48,10 +48,11 @@ func (r *retries) watch(e tcpEnds) {
 	}
 }
 
-// note keeps a packet of the host if it belongs to a flow that stands still. It
-// costs one load when none does.
+// note keeps a segment of the host if it belongs to a flow that stands still: one
+// with data, which is the first that was not acknowledged, since no other is sent
+// then. An acknowledgement would not do. It costs one load when no flow stands still.
 func (r *retries) note(ip []byte, info *packet.Info) {
-	if r.count.Load() == 0 || len(ip) > maxQuoted {
+	if r.count.Load() == 0 || len(ip) > maxQuoted || !hasData(ip, info) {
 		return
 	}
 	e := tcpEnds{netip.AddrPortFrom(info.Src, info.SrcPort), netip.AddrPortFrom(info.Dst, info.DstPort)}
@@ -60,6 +61,15 @@ func (r *retries) note(ip []byte, info *packet.Info) {
 	if _, ok := r.last[e]; ok {
 		r.last[e] = bytes.Clone(ip)
 	}
+}
+
+// hasData says that a TCP segment is more than its header.
+func hasData(ip []byte, info *packet.Info) bool {
+	const offsetAt = 12 // of the byte with the header's length (RFC 9293 3.1)
+	if info.Proto != protoTCP || len(ip) <= info.L4+offsetAt {
+		return false
+	}
+	return len(ip) > info.L4+4*int(ip[info.L4+offsetAt]>>4)
 }
 
 // forget ends what watch began and returns the last segment, nil for none.

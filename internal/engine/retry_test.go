@@ -61,6 +61,7 @@ func TestRetries(t *testing.T) {
 	last := note(b, "last")
 	note(other, "another flow")
 	note(b, string(make([]byte, maxQuoted)))
+	note(b, "") // an answer to what the peer sent meanwhile
 	r.goOn(tcpEnds{a, b})
 	if len(link.packets) != doublings {
 		t.Fatalf("%d errors", len(link.packets))
