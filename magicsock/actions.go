@@ -77,6 +77,7 @@ func (c *Conn) resend(node identity.NodeID, r nodemap.Route) {
 func (c *Conn) pathChanged(a *nodemap.Action) {
 	c.log.Debug("path changed", "node", a.Node, "before", a.Before, "after", a.After,
 		"udp", a.Route.UDP, "relay", a.Route.Relay, "reason", a.Reason)
+	c.stats.pathChanges.add(a.Reason)
 	if a.Before == nodemap.ConnDirect && a.Reason == nodemap.ReasonSilent {
 		c.survey.doubt()
 	}

@@ -1,8 +1,12 @@
 package magicsock
 
 import (
+	"maps"
+	"sync"
 	"sync/atomic"
 
+	"github.com/nodetun/nodetun/magicsock/nodemap"
+	"github.com/nodetun/nodetun/magicsock/relayactor"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
@@ -36,6 +40,11 @@ type Metrics struct {
 	RecvPing, RecvPong, RecvCallMeMaybe                    uint64
 	SentPing, SentPong, SentCallMeMaybe                    uint64
 
+	// PathChanges counts the changes of path of all nodes by reason.
+	PathChanges map[nodemap.Reason]uint64
+	// Relays are the counts of the connections to relays.
+	Relays relayactor.Counters
+
 	// UDP4 and UDP6 are the counts of the sockets; GSO and GRO among them.
 	UDP4, UDP6 udpconn.Stats
 }
@@ -48,6 +57,28 @@ type counters struct {
 	recvDisco, notAdmitted, discoDropped, badKey, badDisco atomic.Uint64
 	recvPing, recvPong, recvCallMeMaybe                    atomic.Uint64
 	sentPing, sentPong, sentCallMeMaybe                    atomic.Uint64
+	pathChanges                                            reasonCount
+}
+
+// reasonCount counts by reason; the zero value is ready.
+type reasonCount struct {
+	mu sync.Mutex // guards by
+	by map[nodemap.Reason]uint64
+}
+
+func (r *reasonCount) add(reason nodemap.Reason) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by == nil {
+		r.by = make(map[nodemap.Reason]uint64)
+	}
+	r.by[reason]++
+}
+
+func (r *reasonCount) copy() map[nodemap.Reason]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.by)
 }
 
 // Metrics takes a snapshot of the counts.
@@ -65,6 +96,7 @@ func (c *Conn) Metrics() Metrics {
 		BadKey: s.badKey.Load(), BadDisco: s.badDisco.Load(),
 		RecvPing: s.recvPing.Load(), RecvPong: s.recvPong.Load(), RecvCallMeMaybe: s.recvCallMeMaybe.Load(),
 		SentPing: s.sentPing.Load(), SentPong: s.sentPong.Load(), SentCallMeMaybe: s.sentCallMeMaybe.Load(),
+		PathChanges: s.pathChanges.copy(), Relays: c.relays.Counters(),
 	}
 	for _, s := range c.socks {
 		if s.Is6() {

@@ -24,7 +24,7 @@ func (a *app) statusCommand() *cobra.Command {
 
 // showStatus prints the status for people.
 func showStatus(p *printer, s localapi.Status, now time.Time) {
-	showSelf(p, s.Self)
+	showSelf(p, s.Self, s.Relays)
 	p.linef("")
 	if len(s.Peers) == 0 {
 		p.linef("no peers (try: sudo nodetun peer add <id>)")
@@ -48,7 +48,7 @@ func showStatus(p *printer, s localapi.Status, now time.Time) {
 }
 
 // showSelf prints who this node is.
-func showSelf(p *printer, s localapi.Self) {
+func showSelf(p *printer, s localapi.Self, relays []localapi.Relay) {
 	uptime := ""
 	if s.UptimeS != nil {
 		uptime = ", up " + (time.Duration(*s.UptimeS) * time.Second).String()
@@ -59,8 +59,13 @@ func showSelf(p *printer, s localapi.Self) {
 		{"name", s.FQDN},
 		{"addresses", strings.TrimSpace(s.IPv6 + " " + strings.TrimPrefix(orDash(s.IPv4), "-"))},
 		{"relay", relayText(s)},
-		{"NAT", natText(s)},
 	}
+	for _, r := range relays {
+		if s.Relay == nil || r.URL != *s.Relay || r.State != "connected" {
+			rows = append(rows, []string{"", relayState(r)})
+		}
+	}
+	rows = append(rows, []string{"NAT", natText(s)})
 	direct := strings.Join(s.DirectAddresses, " ")
 	p.table(append(rows, []string{"reachable at", orDash(&direct)}))
 }
@@ -73,6 +78,15 @@ func relayText(s localapi.Self) string {
 		return *s.Relay
 	}
 	return fmt.Sprintf("%s (%.1f ms)", *s.Relay, *s.RelayRTTms)
+}
+
+// relayState says how it stands with a relay that is not a home that works.
+func relayState(r localapi.Relay) string {
+	text := r.URL + " " + r.State
+	if r.RTTms != nil {
+		text += fmt.Sprintf(" (%.1f ms)", *r.RTTms)
+	}
+	return text
 }
 
 // natText says what kind of NAT is before this node; orDash's dash before that is

@@ -52,7 +52,8 @@ func settings() []setting {
 		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS }), means: []any{false}},
 		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT }), means: []any{false}},
 		{key: "session_timeout", set: setTimeout},
-		{key: "metrics_addr", set: setMetrics, means: []any{"off", ""}},
+		{key: "metrics_addr", set: setMetrics},
+		{key: "metrics_public", set: flag(func(s *Settings) *bool { return &s.MetricsPublic })},
 		{key: "log_level", set: setLevel},
 		{key: "log_format", set: oneOf(func(s *Settings) *string { return &s.LogFormat }, "text", "json")},
 	}

@@ -66,7 +66,9 @@ type Settings struct {
 	SessionTimeout time.Duration
 	// MetricsAddr is host:port, empty for off.
 	MetricsAddr string
-	LogLevel    slog.Level
+	// MetricsPublic lets MetricsAddr be one that others reach.
+	MetricsPublic bool
+	LogLevel      slog.Level
 	// LogFormat is text or json.
 	LogFormat string
 

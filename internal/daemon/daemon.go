@@ -22,6 +22,7 @@ import (
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/engine"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/metrics"
 	"github.com/nodetun/nodetun/routing"
 )
 
@@ -66,8 +67,9 @@ type Daemon struct {
 	server   *dnsmap.Server // nil: names do not resolve, dnsFail says why
 	hostDNS  *dnsmap.HostDNS
 	// engine is made last; until then the endpoint admits nobody.
-	engine *engine.Engine
-	admits atomic.Pointer[engine.Engine]
+	engine  *engine.Engine
+	admits  atomic.Pointer[engine.Engine]
+	metrics net.Listener // nil: none
 	// changed wakes the saver of addresses.
 	changed chan struct{}
 
@@ -120,6 +122,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		d.setAddresses,
 		d.setUpNames,
 		d.openEngine,
+		d.openMetrics,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -159,6 +162,9 @@ func (d *Daemon) serve(ctx context.Context) error {
 	}
 	if d.hostDNS != nil {
 		group.Go(func() error { return d.hostDNS.Run(ctx) })
+	}
+	if d.metrics != nil {
+		group.Go(func() error { return metrics.Serve(ctx, d.metrics, d.gather) })
 	}
 	group.Go(func() error { return d.saveAddresses(ctx) })
 	group.Go(func() error { return d.reloadOnSignal(ctx) })

@@ -28,7 +28,23 @@ func (d *Daemon) Status(ctx context.Context) (localapi.Status, error) {
 	for _, state := range states {
 		peers = append(peers, d.peerRow(state, entries[state.ID]))
 	}
-	return localapi.Status{Self: self, Peers: peers, Health: d.health(states)}, nil
+	return localapi.Status{Self: self, Peers: peers, Relays: d.relayRows(), Health: d.health(states)}, nil
+}
+
+// relayRows tells how it stands with each relay, the home first.
+func (d *Daemon) relayRows() []localapi.Relay {
+	rows := []localapi.Relay{}
+	for _, r := range d.endpoint.Socket().RelayStatus() {
+		row := localapi.Relay{URL: r.URL.String(), Home: r.Home, State: string(r.State), Since: r.Since.UTC().Truncate(time.Millisecond), Shared: r.Shared}
+		if r.RTT > 0 {
+			row.RTTms = milliseconds(r.RTT)
+		}
+		if r.LastError != "" {
+			row.LastError = pointer(identity.Clean(r.LastError, 200))
+		}
+		rows = append(rows, row)
+	}
+	return rows
 }
 
 // Self implements localapi.Backend.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +28,39 @@ func TestNetnsDirect(t *testing.T) {
 		}
 	})
 	traffic(t, a, b)
+}
+
+// Prometheus finds at metrics_addr what a node did, and at a relay's what that did.
+func TestNetnsMetrics(t *testing.T) {
+	r := startRelay(t, "--metrics-addr", "127.0.0.1:9090")
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	r.plug(t, a, "10.0.0.1/24")
+	r.plug(t, b, "10.0.0.2/24")
+	hosttest.Befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820", "--allow", "all")
+	a.Configure(t, "metrics_addr = \"127.0.0.1:9091\"\n")
+	a.Start(t, "--relay", r.url)
+	b.Start(t, "--relay", r.url)
+	a.AwaitPath(t, 10*time.Second, "direct")
+	bob := a.Status(t).Peers[0]
+	a.NS.Run(t, "ping", "-c", "3", "-i", "0.2", bob.IPv6)
+	for _, want := range []struct{ ns, url, text string }{
+		{"node", "http://127.0.0.1:9091/metrics", "\nnodetun_peers{state=\"connected\"} 1\n"},
+		{"node", "http://127.0.0.1:9091/metrics", "\nnodetun_paths{path=\"direct\"} 1\n"},
+		{"node", "http://127.0.0.1:9091/metrics", "\nnodetun_sent_bytes_total{carrier=\"datagram\"} 312\n"},
+		{"node", "http://127.0.0.1:9091/metrics", "\nnodetun_relay_home{relay=\"" + r.url + "\"} 1\n"},
+		{"node", "http://127.0.0.1:9091/metrics", "\nmagicsock_path_changes_total{reason=\"pong\"} "},
+		{"node", "http://127.0.0.1:9091/debug/pprof/goroutine?debug=1", "goroutine profile"},
+		{"relay", "http://127.0.0.1:9090/metrics", "\nrelayserver_clients 2\n"},
+		{"relay", "http://127.0.0.1:9090/metrics", "\nrelayserver_accepts_total 2\n"},
+	} {
+		ns := a.NS
+		if want.ns == "relay" {
+			ns = r.NS
+		}
+		if out := ns.Run(t, "curl", "-sS", want.url); !strings.Contains(out, want.text) {
+			t.Errorf("%s of the %s has no %q:\n%s", want.url, want.ns, want.text, out)
+		}
+	}
 }
 
 // The path is gone and comes back: UDP blocked means relay, unblocked direct,
@@ -72,6 +106,12 @@ func TestNetnsRelay(t *testing.T) {
 		t.Errorf("iperf3 ended with %d:\n%s", code, load.Output())
 	}
 	shell.StillRuns(t, 4*time.Second)
+
+	// The relay restarts, as after an update of its program.
+	r.process.Signal(syscall.SIGTERM)
+	r.process.Wait(t, 5*time.Second)
+	r.run(t)
+	shell.StillRuns(t, 2*time.Second)
 }
 
 // Nothing is known but each other's NodeID and one relay: the first packet goes

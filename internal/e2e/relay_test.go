@@ -16,18 +16,26 @@ import (
 // relay at 10.0.0.254 on it.
 type relayHost struct {
 	*hosttest.Host
-	url string
+	url     string
+	process *hosttest.Process
 }
 
-func startRelay(t *testing.T) *relayHost {
+// startRelay starts a relay with more arguments.
+func startRelay(t *testing.T, args ...string) *relayHost {
 	t.Helper()
 	r := &relayHost{Host: hosttest.New(t, "relay"), url: "http://10.0.0.254:3340/"}
 	r.NS.Run(t, "ip", "link", "add", "br0", "type", "bridge")
 	r.NS.Run(t, "ip", "addr", "add", "10.0.0.254/24", "dev", "br0")
 	r.NS.Run(t, "ip", "link", "set", "br0", "up")
-	r.Spawn(t, hosttest.Program(), "relay", "--dev", "--addr", ":3340", "--stun-addr", ":3478")
-	r.AwaitListener(t, "3340")
+	r.run(t, args...)
 	return r
+}
+
+func (r *relayHost) run(t *testing.T, args ...string) {
+	t.Helper()
+	argv := append([]string{hosttest.Program(), "relay", "--dev", "--addr", ":3340", "--stun-addr", ":3478"}, args...)
+	r.process = r.Spawn(t, argv...)
+	r.AwaitListener(t, "3340")
 }
 
 // plug joins a host to the bridge with the given address.

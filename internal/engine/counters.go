@@ -1,6 +1,10 @@
 package engine
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/nodetun/nodetun/netstack"
+)
 
 // dropReason says why a packet or flow went no further.
 type dropReason int
@@ -23,7 +27,7 @@ const (
 	dropReasons                       // their number
 )
 
-// names are the keys of Engine.Counters.
+// dropNames are the keys of Engine.Dropped.
 var dropNames = [dropReasons]string{
 	"malformed", "source", "destination", "forbidden", "rules", "carrier", "fragment",
 	"decode", "queue", "no_peer", "foreign_source", "local", "unreachable", "too_big",
@@ -32,15 +36,43 @@ var dropNames = [dropReasons]string{
 // counters count what happened since the start.
 type counters struct {
 	dropped [dropReasons]atomic.Uint64
+	// Bytes by carrier: of TCP flows, and of packets in datagrams.
+	txStreams, rxStreams, txDatagrams, rxDatagrams atomic.Uint64
 }
 
 func (c *counters) drop(reason dropReason) { c.dropped[reason].Add(1) }
 
-// Counters returns how many packets and flows were dropped, by reason.
-func (e *Engine) Counters() map[string]uint64 {
+// both is two counters that count the same.
+type both struct{ one, two *atomic.Uint64 }
+
+func (b both) Add(n uint64) uint64 {
+	b.two.Add(n)
+	return b.one.Add(n)
+}
+
+// Carried are payload bytes by what carried them.
+type Carried struct {
+	TxStreams, RxStreams     uint64 // of TCP flows, in streams
+	TxDatagrams, RxDatagrams uint64 // of IP packets, in datagrams
+}
+
+// Carried returns what was carried since the start.
+func (e *Engine) Carried() Carried {
+	c := &e.count
+	return Carried{
+		TxStreams: c.txStreams.Load(), RxStreams: c.rxStreams.Load(),
+		TxDatagrams: c.txDatagrams.Load(), RxDatagrams: c.rxDatagrams.Load(),
+	}
+}
+
+// Flows returns the counts of the TCP stack.
+func (e *Engine) Flows() netstack.Counters { return e.stack.Counters() }
+
+// Dropped returns how many packets and flows went no further, by reason.
+func (e *Engine) Dropped() map[string]uint64 {
 	all := make(map[string]uint64, dropReasons)
 	for reason, name := range dropNames {
-		all["dropped_"+name] = e.count.dropped[reason].Load()
+		all[name] = e.count.dropped[reason].Load()
 	}
 	return all
 }

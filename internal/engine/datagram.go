@@ -42,6 +42,7 @@ func (s *session) sendPacket(ip []byte) {
 	}
 	*frame = b
 	s.peer.tx.Add(uint64(len(ip)))
+	s.peer.engine.count.txDatagrams.Add(uint64(len(ip)))
 	s.queue(frame)
 }
 
@@ -136,5 +137,6 @@ func (s *session) receivePacket(frame, buf []byte, now time.Time) {
 		return
 	}
 	p.rx.Add(uint64(len(ip)))
+	p.engine.count.rxDatagrams.Add(uint64(len(ip)))
 	p.deliver(s, ip, now)
 }

@@ -185,8 +185,8 @@ func TestPinhole(t *testing.T) {
 	if i, err := packet.Parse(reply); err != nil || i.ICMPType != 1 || i.ICMPCode != 1 {
 		t.Errorf("%+v, %v", i, err)
 	}
-	if n := a.engine.Counters()["dropped_rules"]; n != 1 {
-		t.Errorf("dropped_rules = %d, want 1", n)
+	if n := a.engine.Dropped()["rules"]; n != 1 {
+		t.Errorf("rules = %d, want 1", n)
 	}
 }
 
@@ -219,21 +219,21 @@ func TestSpoofedPackets(t *testing.T) {
 		src, dst netip.Addr
 		counter  string
 	}{
-		{"foreign source", other, remote, "dropped_source"},
-		{"the victim's own address as source", remote, remote, "dropped_source"},
-		{"loopback source", netip.IPv6Loopback(), remote, "dropped_source"},
-		{"IPv4 source", netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), "dropped_source"},
-		{"another destination", local, other, "dropped_destination"},
-		{"loopback destination", local, netip.IPv6Loopback(), "dropped_destination"},
-		{"multicast destination", local, netip.MustParseAddr("ff02::1"), "dropped_destination"},
+		{"foreign source", other, remote, "source"},
+		{"the victim's own address as source", remote, remote, "source"},
+		{"loopback source", netip.IPv6Loopback(), remote, "source"},
+		{"IPv4 source", netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), "source"},
+		{"another destination", local, other, "destination"},
+		{"loopback destination", local, netip.IPv6Loopback(), "destination"},
+		{"multicast destination", local, netip.MustParseAddr("ff02::1"), "destination"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			before := victim.engine.Counters()[tc.counter]
+			before := victim.engine.Dropped()[tc.counter]
 			ip := udpPacket(netip.AddrPortFrom(tc.src, 1), netip.AddrPortFrom(tc.dst, 2), "evil")
 			if err := s.conn.SendDatagram(append([]byte{wire.KindWhole}, ip...)); err != nil {
 				t.Fatal(err)
 			}
-			await(t, "it is counted", func() bool { return victim.engine.Counters()[tc.counter] == before+1 })
+			await(t, "it is counted", func() bool { return victim.engine.Dropped()[tc.counter] == before+1 })
 		})
 	}
 	select {

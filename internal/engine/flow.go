@@ -326,11 +326,12 @@ func (f *flow) reset() {
 // hostToPeer copies what the program on this host sends.
 func (f *flow) hostToPeer() {
 	retries, ends := &f.peer.engine.retries, endsOf(f.local)
-	s := newSpill(f.stream, f.local, &f.peer.tx)
+	sent := both{&f.peer.tx, &f.peer.engine.count.txStreams}
+	s := newSpill(f.stream, f.local, sent)
 	s.full = func() { retries.watch(ends) }
 	s.over = func() { retries.goOn(ends) }
 	defer retries.forget(ends)
-	if err := copyGrowing(s, f.local, &f.peer.tx); err != nil {
+	if err := copyGrowing(s, f.local, sent); err != nil {
 		f.reset()
 		return
 	}
@@ -339,7 +340,7 @@ func (f *flow) hostToPeer() {
 
 // peerToHost copies what the peer sends.
 func (f *flow) peerToHost() {
-	if err := copyGrowing(f.local, f.stream, &f.peer.rx); err != nil {
+	if err := copyGrowing(f.local, f.stream, both{&f.peer.rx, &f.peer.engine.count.rxStreams}); err != nil {
 		f.reset()
 		return
 	}

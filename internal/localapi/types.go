@@ -42,7 +42,22 @@ type Backend interface {
 type Status struct {
 	Self   Self     `json:"self"`
 	Peers  []Peer   `json:"peers"`
+	Relays []Relay  `json:"relays"`
 	Health []Health `json:"health"`
+}
+
+// Relay is a relay that this node is connected with or tries to be.
+type Relay struct {
+	URL  string `json:"url"`
+	Home bool   `json:"home"`
+	// State is connecting, connected or failed, since Since.
+	State string    `json:"state"`
+	Since time.Time `json:"since"`
+	RTTms *float64  `json:"rtt_ms"`
+	// LastError is why it failed.
+	LastError *string `json:"last_error"`
+	// Shared says that another machine uses this node's key there.
+	Shared bool `json:"shared"`
 }
 
 // Self is this node. Pointers are nil where nothing is known.
