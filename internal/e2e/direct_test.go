@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,6 +112,13 @@ func TestNetnsRelay(t *testing.T) {
 	r.process.Signal(syscall.SIGTERM)
 	r.process.Wait(t, 5*time.Second)
 	r.run(t)
+	before, _ := shell.State()
+	hosttest.Eventually(t, 5*time.Second, "output goes on", func() error {
+		if now, _ := shell.State(); now < before+10 {
+			return fmt.Errorf("%d lines", now-before)
+		}
+		return nil
+	})
 	shell.StillRuns(t, 2*time.Second)
 }
 
