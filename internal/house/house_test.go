@@ -28,6 +28,7 @@ var layers = map[string][]string{
 	"internal/natlab":     {"identity", "magicsock", "magicsock/udpconn", "internal/netmon", "relay/..."},
 	"internal/natmatrix":  {},
 	"internal/bench":      {},
+	"internal/relayload":  {"identity", "relay", "relay/relayclient"},
 	"internal/house":      {},
 	"internal/interop":    {},
 	"internal/e2e":        {},
