@@ -118,7 +118,7 @@ func isChallenge(c string) bool {
 	return true
 }
 
-// serveRelay upgrades, and serves the client until it has left.
+// serveRelay upgrades, and has the client served until it has left.
 func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 	upgrade := r.Header.Get("Upgrade")
 	if upgrade != upgradeProtocol && upgrade != "websocket" {
@@ -135,19 +135,16 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	defer s.clients.Done()
 	challenge := s.challenge(r)
 	if challenge != nil {
 		w.Header().Set(relay.ChallengeHeader, challengeText(challenge))
 	}
 	v := visitor{addr: addrOf(remote), token: tokenOf(r), challenge: challenge, webSocket: upgrade == "websocket"}
 	if !v.webSocket {
-		if conn := upgradeStream(w); conn != nil {
-			defer conn.Close()
-			s.serveConn(conn, v)
-		}
+		s.serveStream(upgradeStream(w), v)
 		return
 	}
+	defer s.clients.Done()
 	offered := subprotocols(r)
 	conn := upgradeSocket(w, r, offered)
 	switch {
@@ -159,6 +156,20 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		defer conn.Close()
 		s.serveConn(conn, v)
 	}
+}
+
+// serveStream serves a client, nil for none, in a goroutine of its own: that of
+// net/http, and all that hangs on it, is as large as the rest of an idle client.
+func (s *Server) serveStream(conn transport, v visitor) {
+	if conn == nil {
+		s.clients.Done()
+		return
+	}
+	go func() {
+		defer s.clients.Done()
+		defer conn.Close()
+		s.serveConn(conn, v)
+	}()
 }
 
 // subprotocols returns what the client offers, nil for a client of version 3.
