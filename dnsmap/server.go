@@ -181,7 +181,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, req *dns.Msg) { s.serve(ctx, w, req) })
 	servers := []*dns.Server{
-		{PacketConn: guardedUDP{udp, s.guard}, Handler: handler, UDPSize: maxUDP},
+		// The library reads with a deadline, of 2 s if it is not told, and so wakes an
+		// idle host.
+		{PacketConn: guardedUDP{udp, s.guard}, Handler: handler, UDPSize: maxUDP, ReadTimeout: 24 * time.Hour},
 		{
 			Listener: newGuardedTCP(tcp, s.guard, maxTCPConns), Handler: handler,
 			ReadTimeout: tcpTimeout, IdleTimeout: func() time.Duration { return tcpTimeout },

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -73,6 +75,9 @@ type Endpoint struct {
 	renewals  sync.WaitGroup // of connections, begun under mu before stopping
 	lookups   lookups
 	log       *slog.Logger
+
+	// tls is that of connections to come; nil before Run.
+	tls atomic.Pointer[tls.Config]
 
 	// ready is closed when Run has set up listener; closed when it ends.
 	ready, closed chan struct{}
@@ -194,6 +199,9 @@ func (e *Endpoint) listen() error {
 	if err != nil {
 		return err
 	}
+	first := conf.Clone()
+	e.tls.CompareAndSwap(nil, first) // SetALPNs may have been before
+	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return e.tls.Load(), nil }
 	listener, err := e.transport.Listen(conf, e.quicConfig(true))
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -224,6 +232,20 @@ func (e *Endpoint) quicConfig(session bool) *quic.Config {
 		conf.MaxIdleTimeout, conf.KeepAlivePeriod = min(shortIdle, e.cfg.IdleTimeout), shortKeepAlive
 	}
 	return conf
+}
+
+// SetALPNs replaces the protocols that Accept takes, for connections to come. An
+// endpoint that was made with none accepts none; then it returns an error.
+func (e *Endpoint) SetALPNs(alpns ...string) error {
+	if len(e.cfg.ALPNs) == 0 || len(alpns) == 0 || slices.Contains(alpns, "") {
+		return errors.New("endpoint: an endpoint that accepts has protocols, with names, from the start")
+	}
+	conf, err := tlsConfig(e.cfg.Socket.Key, alpns, identity.NodeID{}, e.cfg.KeyLog)
+	if err != nil {
+		return err
+	}
+	e.tls.Store(conf)
+	return nil
 }
 
 // closeAll closes every connection and the transport.

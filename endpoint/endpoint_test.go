@@ -466,3 +466,36 @@ func TestNewRefuses(t *testing.T) {
 		t.Error("a port that is taken")
 	}
 }
+
+// Protocols may be replaced while the endpoint runs; connections that are there go on.
+func TestSetALPNs(t *testing.T) {
+	a, b := start(t, loopback()), start(t, loopback())
+	old, _ := connect(t, a, b)
+	serveEcho(b)
+	if err := b.SetALPNs("test/2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Connect(withTimeout(t), b.addr(), testALPN); err == nil {
+		t.Error("the old protocol is still taken")
+	}
+	c, err := a.Connect(withTimeout(t), b.addr(), "test/2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.ALPN() != "test/2" {
+		t.Errorf("ALPN %q", c.ALPN())
+	}
+	if err := old.Context().Err(); err != nil {
+		t.Errorf("the old connection: %v", err)
+	}
+	for _, bad := range [][]string{nil, {""}, {"test/1", ""}} {
+		if err := b.SetALPNs(bad...); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	cfg := loopback()
+	cfg.ALPNs = nil
+	if err := start(t, cfg).SetALPNs("test/1"); err == nil {
+		t.Error("an endpoint that accepts nothing took a protocol")
+	}
+}
