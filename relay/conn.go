@@ -22,16 +22,17 @@ type Conn struct {
 // NewConn wraps a connection and sets the options of its socket that a relayed
 // connection wants.
 func NewConn(c net.Conn, stall time.Duration) *Conn {
-	limitUnsent(c)
+	limitUnsent(c, firstPace)
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAlive(false) // pings of the protocol do it, and cost packets enough
 	}
 	return &Conn{Conn: c, Stall: stall}
 }
 
-// unsentLimit is how much written data the kernel may keep waiting beyond what
-// is on its way. More would only delay the frames that are to go first.
-const unsentLimit = 256 << 10
+// LimitUnsent sets how much written data the kernel may keep waiting beyond what is
+// on its way (TCP_NOTSENT_LOWAT, where there is such a thing). More would only delay
+// the frames that are to go first. See Pace.
+func (c *Conn) LimitUnsent(n int) { limitUnsent(c.Conn, n) }
 
 // GiveUpAfter ends the connection when what was sent is not acknowledged for so
 // long (TCP_USER_TIMEOUT, where there is such a thing).

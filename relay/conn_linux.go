@@ -9,7 +9,7 @@ import (
 
 // limitUnsent sets TCP_NOTSENT_LOWAT. A connection without that option works
 // as well, with longer queues in the kernel.
-func limitUnsent(c net.Conn) { setTCP(c, unix.TCP_NOTSENT_LOWAT, unsentLimit) }
+func limitUnsent(c net.Conn, n int) { setTCP(c, unix.TCP_NOTSENT_LOWAT, n) }
 
 // setUserTimeout sets TCP_USER_TIMEOUT. Without that option a connection whose
 // other end is gone lasts until a ping stays unanswered.

@@ -46,6 +46,7 @@ type Queue struct {
 	taken     *block
 	takenFrom *lane
 	dataNext  bool // data has its turn before disco
+	block     int  // how long a block grows, in bytes
 	dropped   uint64
 }
 
@@ -61,7 +62,16 @@ func NewQueue(pool *Pool) *Queue {
 		control: lane{maxFrames: maxControl, maxBytes: maxControlBytes, dropNew: true},
 		disco:   lane{maxFrames: maxDisco, maxBytes: maxDiscoBytes},
 		data:    lane{maxFrames: maxData, maxBytes: maxDataBytes},
+		block:   firstPace,
 	}
+}
+
+// SetBlock says how many bytes Take returns at most, unless one frame is longer.
+// What waits already may be more.
+func (q *Queue) SetBlock(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.block = n
 }
 
 // Ready returns the channel that wakes the writer when Take had found nothing.
@@ -248,7 +258,7 @@ func (q *Queue) room(l *lane, n int) []byte {
 		q.dropOldest(l)
 	}
 	b := l.tail()
-	if b == nil || len(b.buf)+n > cap(b.buf) {
+	if b == nil || len(b.buf)+n > min(cap(b.buf), q.block) {
 		b = q.pool.get()
 		l.blocks = append(l.blocks, b)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
 )
@@ -279,4 +280,67 @@ func BenchmarkQueue(b *testing.B) {
 			}
 		}
 	})
+}
+
+// A slow link gets little at a time, a fast one more and more.
+func TestPace(t *testing.T) {
+	var p Pace
+	if p.Limit() != firstPace {
+		t.Error(p.Limit())
+	}
+	for p.Limit() < maxPace {
+		before := p.Limit()
+		for i := range quickRuns {
+			if p.Wrote(before, quickWrite/2) != (i == quickRuns-1) {
+				t.Fatalf("write %d of %d bytes: limit %d", i, before, p.Limit())
+			}
+		}
+		if p.Limit() != min(2*before, maxPace) {
+			t.Fatalf("%d after %d", p.Limit(), before)
+		}
+	}
+	for range 100 {
+		if p.Wrote(maxPace, 0) || p.Wrote(10, 0) || p.Wrote(maxPace, (slowWrite+quickWrite)/2) {
+			t.Fatal("more than the most")
+		}
+	}
+	for p.Limit() > minPace {
+		if before := p.Limit(); !p.Wrote(100, 2*slowWrite) || p.Limit() != max(before/2, minPace) {
+			t.Fatalf("%d after %d", p.Limit(), before)
+		}
+	}
+	if p.Wrote(100, time.Hour) {
+		t.Error("less than the least")
+	}
+	for range 100 {
+		p.Wrote(100, 0) // says nothing: it was little
+	}
+	if p.Limit() != minPace {
+		t.Error(p.Limit())
+	}
+}
+
+func TestQueueBlocks(t *testing.T) {
+	q := NewQueue(nil)
+	q.SetBlock(4096)
+	for range 100 {
+		q.PushPacket(TypeRecvPacket, identity.NodeID{1}, make([]byte, 1000))
+	}
+	q.PushPacket(TypeRecvPacket, identity.NodeID{1}, make([]byte, 10_000)) // longer than a block
+	frames := 0
+	for b := q.Take(); b != nil; b = q.Take() {
+		n := 0
+		for f, rest, ok := NextFrame(b); ok; f, rest, ok = NextFrame(rest) {
+			n++
+			_ = f
+		}
+		if len(b) > 4096 && n > 1 {
+			t.Errorf("%d frames of %d bytes", n, len(b))
+		}
+		frames += n
+		q.Done()
+	}
+	if frames != 101 {
+		t.Errorf("%d frames", frames)
+	}
 }

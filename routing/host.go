@@ -24,7 +24,7 @@ const (
 	// selfCheck is how often Run looks by itself, for what the kernel announces to
 	// nobody. Everything else is seen at once: a lost announcement ends a watch,
 	// which is a reason to look, too.
-	selfCheck = 10 * time.Second
+	selfCheck = 30 * time.Second
 	// repairGap keeps Run from spinning against somebody who keeps undoing its
 	// work.
 	repairGap = 100 * time.Millisecond

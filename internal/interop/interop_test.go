@@ -318,8 +318,10 @@ func TestTwoOfThemWithIroh1(t *testing.T) {
 	}{
 		{"open", relayserver.Config{}, args{}, "home relay, 1 MiB on a stream each way, datagrams"},
 		{
-			"token", relayserver.Config{Access: relayserver.Access{Mode: relayserver.AccessToken, Tokens: []string{"sesame"}}},
-			args{"token": "sesame"}, "a relay that wants a token",
+			"token",
+			relayserver.Config{Access: relayserver.Access{Mode: relayserver.AccessToken, Tokens: []string{"sesame"}}},
+			args{"token": "sesame"},
+			"a relay that wants a token",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -54,6 +54,7 @@ type Client struct {
 	rtt      atomic.Int64  // nanoseconds, 0 unknown
 	frames   atomic.Uint64 // received
 	poke     chan struct{} // holds one token when a ping is wanted
+	pace     relay.Pace    // the writer's
 
 	mu       sync.Mutex // guards the fields below
 	pingData [8]byte
@@ -223,9 +224,13 @@ func (c *Client) writeSome() (int, error) {
 	if b == nil {
 		return 0, nil
 	}
-	n := len(b)
+	n, begin := len(b), time.Now()
 	err := c.conn.Write(b)
 	c.queue.Done()
+	if c.pace.Wrote(n, time.Since(begin)) {
+		c.queue.SetBlock(c.pace.Limit())
+		c.raw.LimitUnsent(c.pace.Limit())
+	}
 	return n, err
 }
 

@@ -34,13 +34,16 @@ type client struct {
 	server *Server
 	id     identity.NodeID
 	addr   netip.Addr
-	fresh  bool // it answered a challenge
+	fresh  bool        // it answered a challenge
+	raw    *relay.Conn // the socket; nil when it is not known
 	conn   transport
 	queue  *relay.Queue
 	live   atomic.Bool // registered: it takes part in forwarding
 	// entered says that it was registered at some time. It is written before
 	// serve waits for all others, and read after.
 	entered bool
+
+	speed relay.Pace // the writer's
 
 	// stop ends the connection after what is queued, and in a second at most.
 	stop     func()
@@ -63,12 +66,13 @@ type probe struct {
 	done chan struct{} // closed by the pong
 }
 
-func newClient(s *Server, id identity.NodeID, addr netip.Addr, conn transport, fresh bool) *client {
+func newClient(s *Server, id identity.NodeID, v visitor, conn transport, fresh bool) *client {
 	stopping := make(chan struct{})
 	return &client{
 		server: s,
 		id:     id,
-		addr:   addr,
+		addr:   v.addr,
+		raw:    v.raw,
 		fresh:  fresh,
 		conn:   conn,
 		queue:  relay.NewQueue(&s.pool),
@@ -390,9 +394,18 @@ func (c *client) writeSome() (bool, error) {
 	if b == nil {
 		return false, nil
 	}
-	c.server.count.bytesSent.Add(uint64(len(b)))
+	n := len(b)
+	c.server.count.bytesSent.Add(uint64(n))
+	begin := time.Now()
 	err := c.conn.Write(b)
+	took := time.Since(begin)
 	c.queue.Done()
+	if c.speed.Wrote(n, took) {
+		c.queue.SetBlock(c.speed.Limit())
+		if c.raw != nil {
+			c.raw.LimitUnsent(c.speed.Limit())
+		}
+	}
 	return true, err
 }
 

@@ -139,7 +139,8 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 	if challenge != nil {
 		w.Header().Set(relay.ChallengeHeader, challengeText(challenge))
 	}
-	v := visitor{addr: addrOf(remote), token: tokenOf(r), challenge: challenge, webSocket: upgrade == "websocket"}
+	raw, _ := r.Context().Value(rawConn{}).(*relay.Conn)
+	v := visitor{addr: addrOf(remote), raw: raw, token: tokenOf(r), challenge: challenge, webSocket: upgrade == "websocket"}
 	if !v.webSocket {
 		s.serveStream(upgradeStream(w), v)
 		return
@@ -252,6 +253,7 @@ func upgradeSocket(w http.ResponseWriter, r *http.Request, offered []string) *so
 // visitor is what a request to upgrade told about the client.
 type visitor struct {
 	addr      netip.Addr
+	raw       *relay.Conn      // the socket, if it is one of ours
 	token     string           // empty: none
 	challenge *relay.Challenge // what it was asked to answer, nil for nothing
 	webSocket bool
@@ -267,5 +269,5 @@ func (s *Server) serveConn(conn transport, v visitor) {
 	if v.webSocket {
 		s.count.webSocketAccepts.Add(1)
 	}
-	newClient(s, id, v.addr, conn, fresh).serve()
+	newClient(s, id, v, conn, fresh).serve()
 }

@@ -23,7 +23,7 @@ func (s *Server) serveIroh1(conn *socket, r *http.Request, v visitor) {
 	s.count.webSocketAccepts.Add(1)
 	s.count.iroh1Accepts.Add(1)
 	t := &iroh1Socket{socket: conn, out: iroh1.Encoder{FromServer: true, V2: conn.conn.Subprotocol() == iroh1.SubprotocolV2}}
-	newClient(s, id, v.addr, t, true).serve()
+	newClient(s, id, v, t, true).serve()
 }
 
 // logInIroh1 finds out who the client is and tells it how that ended.

@@ -72,6 +72,12 @@ func dialRaw(t testing.TB, s *Server) *raw {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return rawOn(t, conn)
+}
+
+// rawOn is a raw client on a connection, which it closes in the end.
+func rawOn(t testing.TB, conn net.Conn) *raw {
+	t.Helper()
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	br := bufio.NewReader(conn)

@@ -269,6 +269,21 @@ func (s *Server) wrap(l net.Listener) net.Listener {
 	return l
 }
 
+// rawConn is the key of a request's socket, a *relay.Conn.
+type rawConn struct{}
+
+// rawOf returns the socket below TLS and limits, nil if it is none of ours.
+func rawOf(c net.Conn) *relay.Conn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if l, ok := c.(*limitedConn); ok {
+		c = l.Conn
+	}
+	raw, _ := c.(*relay.Conn)
+	return raw
+}
+
 // serveHTTP serves until ctx is done.
 func (s *Server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
@@ -277,6 +292,9 @@ func (s *Server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHead,
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, rawConn{}, rawOf(c))
+		},
 		// What net/http says holds addresses.
 		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
