@@ -101,6 +101,16 @@ func (a *authority) writePair(dir, name string) (certFile, keyFile string) {
 	return certFile, keyFile
 }
 
+// config has a certificate for the name.
+func (a *authority) config(name string) *tls.Config {
+	a.t.Helper()
+	pair, err := tls.LoadX509KeyPair(a.writePair(a.t.TempDir(), name))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}}
+}
+
 // namesAt returns the names in the certificate that a server shows.
 func namesAt(t testing.TB, addr, name string, roots *x509.CertPool) []string {
 	t.Helper()
@@ -276,12 +286,12 @@ func (f *fakeACME) noteKey(protected string) {
 	var head struct{ JWK struct{ X, Y string } }
 	data, _ := base64.RawURLEncoding.DecodeString(protected)
 	_ = json.Unmarshal(data, &head)
-	number := func(text string) *big.Int {
-		b, _ := base64.RawURLEncoding.DecodeString(text)
-		return new(big.Int).SetBytes(b)
+	x, _ := base64.RawURLEncoding.DecodeString(head.JWK.X)
+	y, _ := base64.RawURLEncoding.DecodeString(head.JWK.Y)
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y))
+	if err == nil {
+		f.thumb, err = acme.JWKThumbprint(key)
 	}
-	var err error
-	f.thumb, err = acme.JWKThumbprint(&ecdsa.PublicKey{Curve: elliptic.P256(), X: number(head.JWK.X), Y: number(head.JWK.Y)})
 	if err != nil {
 		f.t.Error(err)
 	}
