@@ -34,8 +34,12 @@ type Connection struct {
 	alpn    string
 	dialler bool
 
+	session bool // of a protocol of Config.SessionALPNs: the peer is our own kind
+
+	// What follows is the renewal's that is under way.
 	renewing atomic.Bool
-	path     *quic.Path // of the last renewal; that one's alone
+	path     *quic.Path // that the last one moved to
+	marked   bool       // it is the marked one
 }
 
 // RemoteNodeID returns the node that the handshake proved.

@@ -70,6 +70,7 @@ type Endpoint struct {
 	cfg       Config
 	socket    *magicsock.Conn
 	transport *quic.Transport
+	marked    *quic.Transport // the second path to every node, for renewals
 	resets    *resetGuard
 	pending   pendingHandshakes
 	renewals  sync.WaitGroup // of connections, begun under mu before stopping
@@ -132,6 +133,7 @@ func New(cfg Config) (*Endpoint, error) {
 	e.transport = &quic.Transport{
 		Conn: e.resets, ConnectionIDGenerator: connIDs{}, ConnContext: e.handshakeBegins,
 	}
+	e.marked = &quic.Transport{Conn: socket.MarkedConn(), ConnectionIDGenerator: connIDs{}}
 	if len(cfg.ResetSalt) > 0 {
 		key := quic.StatelessResetKey(cfg.Socket.Key.ResetKey(cfg.ResetSalt))
 		e.transport.StatelessResetKey = &key
@@ -248,7 +250,7 @@ func (e *Endpoint) SetALPNs(alpns ...string) error {
 	return nil
 }
 
-// closeAll closes every connection and the transport.
+// closeAll closes every connection and the transports.
 func (e *Endpoint) closeAll(socketDone <-chan struct{}) {
 	e.mu.Lock()
 	e.stopping = true
@@ -275,6 +277,7 @@ func (e *Endpoint) closeAll(socketDone <-chan struct{}) {
 		}
 	}
 	_ = e.transport.Close()
+	_ = e.marked.Close()
 	e.renewals.Wait()
 }
 
@@ -355,8 +358,10 @@ func (e *Endpoint) adopt(conn *quic.Conn, id identity.NodeID, dialler bool) (*Co
 		_ = conn.CloseWithError(0, "")
 		return nil, ErrClosed
 	}
+	alpn := state.TLS.NegotiatedProtocol
 	c := &Connection{
-		quic: conn, socket: e.socket, remote: id, dialler: dialler, alpn: state.TLS.NegotiatedProtocol,
+		quic: conn, socket: e.socket, remote: id, dialler: dialler, alpn: alpn,
+		session: slices.Contains(e.cfg.SessionALPNs, alpn),
 	}
 	e.conns[conn] = c
 	e.mu.Unlock()

@@ -38,7 +38,7 @@ type resetGuard struct {
 // WriteMsgUDP drops a reset that is one too many.
 func (g *resetGuard) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && !g.unmarked.Load() {
-		if !g.rate.allow(time.Now(), addr.AddrPort()) {
+		if !g.rate.allow(time.Now(), addr.AddrPort().Addr()) {
 			g.dropped.Add(1)
 			return len(b), 0, nil
 		}
@@ -58,14 +58,14 @@ func (e *Endpoint) ResetCounts() (sent, dropped uint64) {
 type resetRate struct {
 	mu     sync.Mutex // guards the fields below
 	second int64
-	counts map[netip.AddrPort]int
+	counts map[netip.Addr]int // by the address of the node, whatever its port
 }
 
-func (r *resetRate) allow(now time.Time, to netip.AddrPort) bool {
+func (r *resetRate) allow(now time.Time, to netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := now.Unix(); s != r.second || r.counts == nil {
-		r.second, r.counts = s, make(map[netip.AddrPort]int)
+		r.second, r.counts = s, make(map[netip.Addr]int)
 	}
 	n, known := r.counts[to]
 	if n >= resetsPerSecond || !known && len(r.counts) >= resetNodes {

@@ -142,9 +142,7 @@ func listenLoopback(t testing.TB) *net.UDPConn {
 func TestResetRateBounded(t *testing.T) {
 	var r resetRate
 	now := time.Unix(100, 0)
-	addr := func(i int) netip.AddrPort {
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1)
-	}
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
 	for i := range 2 * resetNodes {
 		if got, want := r.allow(now, addr(i)), i < resetNodes; got != want {
 			t.Fatalf("node %d: %v", i, got)

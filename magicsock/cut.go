@@ -122,7 +122,7 @@ func (j *joiner) add(now time.Time, node identity.NodeID, b []byte) (whole []byt
 		first, second = second, first
 	}
 	whole = append(append(make([]byte, 0, cutWhole), first...), second...)
-	if classify(whole) != classQUIC {
+	if !classify(whole).isQUIC() {
 		return nil, false // never a second time through this table
 	}
 	return whole, true

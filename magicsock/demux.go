@@ -16,11 +16,15 @@ type class uint8
 const (
 	classOther class = iota
 	classQUIC
+	classMarked // QUIC on the marked path
 	classDisco
 	classSTUN
 	classRecord
 	classCut
 )
+
+// isQUIC says that the packet is QUIC's, on either path.
+func (k class) isQUIC() bool { return k == classQUIC || k == classMarked }
 
 // classify follows the table in the package comment.
 func classify(b []byte) class {
@@ -38,6 +42,8 @@ func classify(b []byte) class {
 		return classCut
 	case b[0] <= 0x01 && len(b) >= 20 && string(b[4:8]) == "\x21\x12\xa4\x42":
 		return classSTUN
+	case b[0] < 0x20 && len(b) >= minQUIC:
+		return classMarked
 	}
 	return classOther
 }
@@ -52,9 +58,9 @@ type inbound struct {
 	src    identity.NodeID // the sender named by the relay; zero by UDP
 	ecn    uint8
 
-	held bool         // it was sorted before and waited for a disco message
-	addr *net.UDPAddr // the sender as QUIC knows it, set by sort
-	buf  []byte       // memory that goes back to the inbox when all is read
+	held  bool      // it was sorted before and waited for a disco message
+	addrs *addrPair // the sender as QUIC knows it, set by sort
+	buf   []byte    // memory that goes back to the inbox when all is read
 }
 
 // next cuts off the next packet; nil at the end. What follows a malformed
@@ -83,7 +89,7 @@ func (c *Conn) sort(in *inbound) bool {
 	walk := *in
 	bytes, packets := 0, 0
 	for b := walk.next(); b != nil; b = walk.next() {
-		if k := classify(b); k != classQUIC {
+		if k := classify(b); !k.isQUIC() {
 			if !in.held {
 				c.takeOther(k, b, in)
 			}
@@ -96,20 +102,20 @@ func (c *Conn) sort(in *inbound) bool {
 		return false
 	}
 	var revived bool
-	in.addr, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
-	if in.addr == nil && in.src.IsZero() && !in.held {
+	in.addrs, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
+	if in.addrs == nil && in.src.IsZero() && !in.held {
 		if c.disco.hold(in) {
 			return false
 		}
 		// The message that was not there any more may have said who it is.
-		in.addr, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
+		in.addrs, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
 	}
 	if revived && c.cfg.OnRevived != nil {
-		if id, ok := c.paths.nodeOf(in.addr.AddrPort()); ok {
+		if id, ok := c.paths.nodeOf(in.addrs[0].AddrPort()); ok {
 			c.cfg.OnRevived(id)
 		}
 	}
-	if in.addr == nil {
+	if in.addrs == nil {
 		c.stats.unknownSource.Add(uint64(packets))
 		return false
 	}
@@ -121,14 +127,19 @@ func (c *Conn) sort(in *inbound) bool {
 	return true
 }
 
-// nextQUIC yields the next QUIC packet; nil at the end.
-func (in *inbound) nextQUIC() []byte {
-	for {
-		b := in.next()
-		if b == nil || classify(b) == classQUIC {
-			return b
+// nextQUIC yields the next QUIC packet, its mark taken off, and its sender; nil at
+// the end.
+func (in *inbound) nextQUIC() ([]byte, *net.UDPAddr) {
+	for b := in.next(); b != nil; b = in.next() {
+		switch classify(b) {
+		case classQUIC:
+			return b, in.addrs[0]
+		case classMarked:
+			b[0] |= fixedBit
+			return b, in.addrs[1]
 		}
 	}
+	return nil, nil
 }
 
 // takeOther disposes of a packet that is not QUIC.

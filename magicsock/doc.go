@@ -16,6 +16,7 @@
 //	actions.go      carries out what the node map asks for
 //	discoio.go      receives disco messages, admits and opens them
 //	resend.go       the last packets of each node, for the moment after an outage
+//	mark.go         a second path to each node, so that QUIC can move to it
 //	cut.go          packets that are too large for their path, in halves
 //	punch.go        hard NATs: many sockets on one side, many ports on the other
 //	directaddrs.go  where this node may be reached
@@ -43,6 +44,7 @@
 //	0x30, 0x31                              half of a cut QUIC packet
 //	0x54 and the disco magic                disco, whether it opens or not
 //	0x40 set                                QUIC
+//	0x00 … 0x1f, 21 bytes or more           QUIC on the marked path
 //	anything else                           dropped and counted
 //
 // QUIC is passed on only from an address that the node map assigns to a node.

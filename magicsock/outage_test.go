@@ -91,7 +91,7 @@ func TestOutageHoldsProbes(t *testing.T) {
 	mapped := nodes.Mapped(id)
 	send := func(packet string) { p.route(now, mapped, []byte(packet), len(packet)) }
 	hear := func() {
-		if addr, _ := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100); addr == nil {
+		if addrs, _ := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100); addrs == nil {
 			t.Fatal("who was that?")
 		}
 	}
@@ -137,13 +137,19 @@ func TestOutageChangesAddress(t *testing.T) {
 	hear := func(after time.Duration, other bool) {
 		t.Helper()
 		now = now.Add(after)
-		addr, revived := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100)
+		addrs, revived := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100)
+		addr := addrs[0]
 		if revived != (addr.AddrPort() != to) || revived != other {
 			t.Errorf("%v, revived %v, want another address than %v: %v", addr, revived, to, other)
 		}
 		to = addr.AddrPort()
-		if got, ok := p.nodeOf(to); !ok || got != id {
-			t.Errorf("%v is %v", to, got)
+		for _, a := range addrs {
+			if got, ok := p.nodeOf(a.AddrPort()); !ok || got != id {
+				t.Errorf("%v is %v", a, got)
+			}
+		}
+		if isMarked(addr) || !isMarked(addrs[1]) {
+			t.Errorf("not marked %v, marked %v", addr, addrs[1])
 		}
 	}
 	hear(0, false)

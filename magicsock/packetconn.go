@@ -3,6 +3,7 @@ package magicsock
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -82,7 +83,7 @@ func (p *PacketConn) handUp(ms []ipv4.Message) int {
 	n := 0
 	control := p.controlMessages(&p.cur)
 	for n < len(ms) {
-		b := p.cur.nextQUIC()
+		b, addr := p.cur.nextQUIC()
 		if b == nil {
 			p.c.inbox.recycle(p.cur.buf)
 			p.cur = inbound{}
@@ -95,7 +96,7 @@ func (p *PacketConn) handUp(ms []ipv4.Message) int {
 		}
 		m.N = copy(m.Buffers[0], b)
 		m.NN = copy(m.OOB, control)
-		m.Addr = p.cur.addr
+		m.Addr = addr
 		m.Flags = 0
 		n++
 	}
@@ -228,9 +229,14 @@ func (p *PacketConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 
 // WriteMsgUDP sends one packet to a mapped address, or several of the size
 // that a UDP_SEGMENT message in oob tells. b is the caller's again when it
-// returns. What cannot be sent counts as lost: the only error is that of a
+// returns, changed if the address is that of a marked path. What cannot be sent counts as lost: the only error is that of a
 // closed Conn.
 func (p *PacketConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	return p.write(b, oob, addr.AddrPort(), isMarked(addr))
+}
+
+// write is WriteMsgUDP on one of the two paths to a node. b is changed if marked.
+func (p *PacketConn) write(b, oob []byte, to netip.AddrPort, marked bool) (n, oobn int, err error) {
 	if len(b) == 0 {
 		return 0, 0, nil
 	}
@@ -242,7 +248,10 @@ func (p *PacketConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int,
 	if seg == 0 || seg > len(b) {
 		seg = len(b)
 	}
-	route, acts := c.paths.route(time.Now(), addr.AddrPort(), b, seg)
+	if marked {
+		mark(b, seg)
+	}
+	route, acts := c.paths.route(time.Now(), to, b, seg)
 	c.perform(acts)
 	if err := c.sendQUIC(b, seg, tos&3, route); err != nil {
 		return 0, 0, err

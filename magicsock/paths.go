@@ -27,15 +27,25 @@ type paths struct {
 	due   time.Time                // when the clock will wake; zero for never
 }
 
+// A node has four mapped addresses, port after port: two for the time before and after
+// an outage (see received), and again two for packets that are marked.
+const (
+	mappedPorts = 4
+	markedPorts = 2 // how far the port of a marked packet is from that of another
+)
+
+// addrPair is the sender of packets that are not marked, and of those that are.
+type addrPair [2]*net.UDPAddr
+
 // peer is one node as QUIC sees it. addrs and id never change.
 type peer struct {
 	id    identity.NodeID
-	addrs [2]*net.UDPAddr // the mapped address and the other one
+	addrs [2]addrPair
 
 	// Guarded by paths.mu.
 	heard  time.Time // when a payload of it came
 	asked  time.Time // when something was sent first that it has not answered; or zero
-	turn   int       // which of addrs it has now
+	turn   int       // which of addrs are its now
 	recent resendRing
 	// held is what was recent when silence ended, at heldAt: answers to what comes
 	// then would displace it before it is sent again.
@@ -90,8 +100,11 @@ func (p *paths) peerLocked(mapped netip.AddrPort) *peer {
 		p.sweepLocked()
 	}
 	e := &peer{id: id}
-	for i := range e.addrs {
-		e.addrs[i] = net.UDPAddrFromAddrPort(netip.AddrPortFrom(mapped.Addr(), mapped.Port()+uint16(i)))
+	for turn := range e.addrs {
+		for marked := range e.addrs[turn] {
+			port := mapped.Port() + uint16(turn+marked*markedPorts)
+			e.addrs[turn][marked] = net.UDPAddrFromAddrPort(netip.AddrPortFrom(mapped.Addr(), port))
+		}
 	}
 	p.peers[mapped] = e
 	return e
@@ -112,7 +125,7 @@ func (p *paths) mappedAddr(id identity.NodeID) *net.UDPAddr {
 	defer p.mu.Unlock()
 	mapped := p.nodes.Mapped(id)
 	if e := p.peerLocked(mapped); e != nil {
-		return e.addrs[0]
+		return e.addrs[0][0]
 	}
 	return net.UDPAddrFromAddrPort(mapped)
 }
@@ -142,20 +155,20 @@ func (p *paths) forget(id identity.NodeID) {
 	}
 }
 
-// firstOf returns the mapped address of a node that may go by its other one.
+// firstOf returns the mapped address of a node that goes by any of its four.
 func firstOf(addr netip.AddrPort) netip.AddrPort {
-	if addr.Port() == nodemap.MappedPort+1 {
+	if addr.Port()-nodemap.MappedPort < mappedPorts {
 		return netip.AddrPortFrom(addr.Addr(), nodemap.MappedPort)
 	}
 	return addr
 }
 
-// received notes n bytes of payload and returns the address under which QUIC
-// knows the sender; nil for an unknown one. After an outage that address is another:
+// received notes n bytes of payload and returns the addresses under which QUIC
+// knows the sender; nil for an unknown one. After an outage they are others:
 // what QUIC knows of the path, a round trip as long as the outage above all, holds no
 // more, and it begins anew when it sees a new address (RFC 9000 9.4). Only the side
 // that was dialled looks at the address; the other has to be told, by revived.
-func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) (addr *net.UDPAddr, revived bool) {
+func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) (addrs *addrPair, revived bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	mapped, ok := p.nodes.Received(now, from, relaySrc, n)
@@ -174,7 +187,7 @@ func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.Nod
 		e.turn = 1 - e.turn
 	}
 	e.heard, e.asked = now, time.Time{}
-	return e.addrs[e.turn], revived
+	return &e.addrs[e.turn], revived
 }
 
 // route asks where a batch of packets goes, and remembers those that may have

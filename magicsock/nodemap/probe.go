@@ -243,6 +243,9 @@ func (m *Map) NetworkChanged(now time.Time) []Action {
 		n.turn = rounds{}
 		n.relay.lastPing = time.Time{}
 		wanting := n.wanting(now)
+		if !n.use.want.IsZero() && !n.use.sent.IsZero() {
+			n.use.resend = true // what is unanswered may not have left the old network
+		}
 		n.use.want, n.use.stuck = time.Time{}, time.Time{}
 		switch {
 		case wanting || n.active(now):

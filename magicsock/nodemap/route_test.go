@@ -232,6 +232,26 @@ func TestNetworkChanged(t *testing.T) {
 	}
 }
 
+// What was unanswered when the network changed is sent again when a pong comes, and
+// only then: a node that had answered all gets nothing twice.
+func TestNetworkChangedResends(t *testing.T) {
+	for _, unanswered := range []bool{true, false} {
+		w := newWorld(t, nil)
+		w.add(bob, "", bobUDP)
+		w.direct(bob, bobUDP)
+		w.route(bob)
+		if !unanswered {
+			w.m.Received(w.now, UDPAddr(bobUDP), identity.NodeID{}, 100)
+		}
+		w.wait(200 * time.Millisecond)
+		acts := slices.Clone(w.m.NetworkChanged(w.now))
+		w.wait(20 * time.Millisecond)
+		if got := slices.Contains(kinds(w.pong(acts, bobUDP)), Resend); got != unanswered {
+			t.Errorf("unanswered %v: sent again %v", unanswered, got)
+		}
+	}
+}
+
 func TestSendFailed(t *testing.T) {
 	w := newWorld(t, nil)
 	w.add(bob, relayA, bobUDP)
