@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -24,20 +25,23 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	self     = netip.MustParseAddr("127.0.0.1")
+	self     = netip.MustParseAddr("192.168.1.2")
+	gateway  = netip.MustParseAddr("192.168.1.1")
 	external = netip.MustParseAddr("198.51.100.7")
-	lastAddr atomic.Uint32
 )
 
-// routerAddr is a loopback address of this test alone.
-func routerAddr() netip.Addr {
-	n := lastAddr.Add(1)
-	return netip.AddrFrom4([4]byte{127, 77, byte(n >> 8), byte(n)})
+// lan runs f with a network of its own and a clock of its own.
+func lan(t *testing.T, f func(t *testing.T, l *portmaptest.LAN)) {
+	synctest.Test(t, func(t *testing.T) { f(t, portmaptest.NewLAN()) })
 }
 
-// start serves a router until the test ends.
-func start(t *testing.T, o portmaptest.Options) *portmaptest.Router {
+// start serves a router until the test ends; its address is gateway.
+func start(t *testing.T, l *portmaptest.LAN, o portmaptest.Options) *portmaptest.Router {
 	t.Helper()
+	o.LAN = l
+	if !o.Addr.IsValid() {
+		o.Addr = gateway
+	}
 	if !o.External.IsValid() {
 		o.External = external
 	}
@@ -58,14 +62,25 @@ type client struct {
 	done    chan error
 }
 
-func run(t *testing.T, cfg portmap.Config, router netip.Addr) *client {
+// run starts a client at self. Its router is gateway unless cfg says otherwise.
+func run(t *testing.T, l *portmaptest.LAN, cfg portmap.Config) *client {
+	t.Helper()
+	if cfg.Gateway == nil {
+		cfg.Gateway = func() (portmap.Gateway, bool) { return portmap.Gateway{Addr: gateway, Self: self}, true }
+	}
+	cfg.Listen = func(local netip.AddrPort) (portmap.PacketConn, error) { return l.Listen(local) }
+	cfg.ListenGroup = func(group netip.AddrPort, _ portmap.Gateway) (portmap.PacketConn, error) { return l.ListenGroup(group) }
+	cfg.DialTCP = func(ctx context.Context, _, address string) (net.Conn, error) {
+		gw, _ := cfg.Gateway()
+		return l.DialTCP(ctx, gw.Self, address)
+	}
+	return runReal(t, cfg)
+}
+
+// runReal starts a client.
+func runReal(t *testing.T, cfg portmap.Config) *client {
 	t.Helper()
 	c := &client{t: t, changed: make(chan struct{}, 100), done: make(chan error, 1)}
-	if cfg.Gateway == nil {
-		cfg.Gateway = func() (portmap.Gateway, bool) {
-			return portmap.Gateway{Addr: router, Self: self, Interface: "lo"}, true
-		}
-	}
 	cfg.Changed = func() { c.changed <- struct{}{} }
 	c.Client = portmap.New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -89,7 +104,7 @@ func (c *client) end() time.Duration {
 // await waits until the mapping is as is says.
 func (c *client) await(what string, is func(portmap.Mapping, bool) bool) portmap.Mapping {
 	c.t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		m, ok := c.Mapping()
 		if is(m, ok) {
@@ -113,30 +128,45 @@ func TestEachProtocol(t *testing.T) {
 	}
 	for name, o := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			o.Addr = routerAddr()
-			r := start(t, o)
-			c := run(t, portmap.Config{}, o.Addr)
-			c.SetPort(41820)
-			m := c.await("obtained", present)
-			if m.External != netip.AddrPortFrom(external, 41820) || m.Internal != 41820 || m.Protocol != name || m.Private || m.Gateway != o.Addr {
-				t.Errorf("mapping %+v", m)
-			}
-			if list := r.Mappings(); len(list) != 1 || list[0].Internal != netip.AddrPortFrom(self, 41820) || list[0].Protocol != name {
-				t.Errorf("the router maps %+v", list)
-			}
-			c.SetPort(41821)
-			m = c.await("another port", func(m portmap.Mapping, ok bool) bool { return ok && m.Internal == 41821 })
-			if list := r.Mappings(); len(list) != 1 || list[0].External != m.External.Port() {
-				t.Errorf("after the change of port the router maps %+v", list)
-			}
-			if took := c.end(); took > 1200*time.Millisecond {
-				t.Errorf("ended after %v", took)
-			}
-			if list := r.Mappings(); len(list) != 0 {
-				t.Errorf("not withdrawn: %+v", list)
-			}
+			lan(t, func(t *testing.T, l *portmaptest.LAN) {
+				lifeOf(t, start(t, l, o), run(t, l, portmap.Config{}), name, gateway, self)
+			})
 		})
+	}
+}
+
+// The same with real sockets, on loopback.
+func TestRealSockets(t *testing.T) {
+	router, self := netip.MustParseAddr("127.77.0.1"), netip.MustParseAddr("127.0.0.1")
+	for name, o := range map[string]portmaptest.Options{"pcp": {PCP: true}, "upnp": {UPnP: true}} {
+		t.Run(name, func(t *testing.T) {
+			o.Addr = router
+			c := runReal(t, portmap.Config{Gateway: func() (portmap.Gateway, bool) {
+				return portmap.Gateway{Addr: router, Self: self, Interface: "lo"}, true
+			}})
+			lifeOf(t, start(t, nil, o), c, name, router, self)
+		})
+	}
+}
+
+// lifeOf has a client map a port, change it, and withdraw it.
+func lifeOf(t *testing.T, r *portmaptest.Router, c *client, protocol string, gateway, self netip.Addr) {
+	c.SetPort(41820)
+	m := c.await("obtained", present)
+	if m.External != netip.AddrPortFrom(external, 41820) || m.Internal != 41820 || m.Protocol != protocol || m.Private || m.Gateway != gateway {
+		t.Errorf("mapping %+v", m)
+	}
+	if list := r.Mappings(); len(list) != 1 || list[0].Internal != netip.AddrPortFrom(self, 41820) || list[0].Protocol != protocol {
+		t.Errorf("the router maps %+v", list)
+	}
+	c.SetPort(41821)
+	m = c.await("another port", func(m portmap.Mapping, ok bool) bool { return ok && m.Internal == 41821 })
+	if list := r.Mappings(); len(list) != 1 || list[0].External != m.External.Port() {
+		t.Errorf("after the change of port the router maps %+v", list)
+	}
+	c.end()
+	if list := r.Mappings(); len(list) != 0 {
+		t.Errorf("not withdrawn: %+v", list)
 	}
 }
 
@@ -151,88 +181,88 @@ func TestPreferenceAndProbe(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.want, func(t *testing.T) {
-			t.Parallel()
-			test.o.Addr = routerAddr()
-			start(t, test.o)
-			c := run(t, portmap.Config{}, test.o.Addr)
-			c.SetPort(41820)
-			if m := c.await("obtained", present); m.Protocol != test.want {
-				t.Errorf("by %s", m.Protocol)
-			}
-			want := portmap.Seen{PCP: test.o.PCP, NATPMP: test.o.NATPMP, UPnP: test.o.UPnP}
-			if seen := c.Probe(t.Context()); seen != want {
-				t.Errorf("seen %+v, want %+v", seen, want)
-			}
+			lan(t, func(t *testing.T, l *portmaptest.LAN) {
+				start(t, l, test.o)
+				c := run(t, l, portmap.Config{})
+				c.SetPort(41820)
+				if m := c.await("obtained", present); m.Protocol != test.want {
+					t.Errorf("by %s", m.Protocol)
+				}
+				want := portmap.Seen{PCP: test.o.PCP, NATPMP: test.o.NATPMP, UPnP: test.o.UPnP}
+				if seen := c.Probe(t.Context()); seen != want {
+					t.Errorf("seen %+v, want %+v", seen, want)
+				}
+			})
 		})
 	}
 }
 
 func TestNoRouter(t *testing.T) {
-	t.Parallel()
-	silent := run(t, portmap.Config{}, routerAddr()) // nobody answers there
-	silent.SetPort(41820)
-	if seen := silent.Probe(t.Context()); seen != (portmap.Seen{}) {
-		t.Errorf("seen %+v", seen)
-	}
-	if took := silent.end(); took > 1200*time.Millisecond {
-		t.Errorf("ended after %v", took)
-	}
-	none := run(t, portmap.Config{Gateway: func() (portmap.Gateway, bool) { return portmap.Gateway{}, false }}, netip.Addr{})
-	none.SetPort(41820)
-	if seen := none.Probe(t.Context()); seen != (portmap.Seen{}) {
-		t.Errorf("seen %+v", seen)
-	}
-	if _, ok := none.Mapping(); ok {
-		t.Error("a mapping without a router")
-	}
+	lan(t, func(t *testing.T, l *portmaptest.LAN) {
+		silent := run(t, l, portmap.Config{}) // nobody answers there
+		silent.SetPort(41820)
+		if seen := silent.Probe(t.Context()); seen != (portmap.Seen{}) {
+			t.Errorf("seen %+v", seen)
+		}
+		if took := silent.end(); took > 1200*time.Millisecond {
+			t.Errorf("ended after %v", took)
+		}
+		none := run(t, l, portmap.Config{Gateway: func() (portmap.Gateway, bool) { return portmap.Gateway{}, false }})
+		none.SetPort(41820)
+		if seen := none.Probe(t.Context()); seen != (portmap.Seen{}) {
+			t.Errorf("seen %+v", seen)
+		}
+		if _, ok := none.Mapping(); ok {
+			t.Error("a mapping without a router")
+		}
+	})
 }
 
+// A mapping lives on for as long as the client does.
 func TestRenewal(t *testing.T) {
-	for _, o := range []portmaptest.Options{{PCP: true}, {NATPMP: true}} {
-		t.Run(fmt.Sprintf("pcp %v", o.PCP), func(t *testing.T) {
-			t.Parallel()
-			o.Addr, o.Lifetime = routerAddr(), 10*time.Second
-			r := start(t, o)
-			c := run(t, portmap.Config{}, o.Addr)
-			c.SetPort(41820)
-			first := c.await("obtained", present)
-			deadline := time.Now().Add(8 * time.Second)
-			for r.Mappings()[0].Expires.Sub(first.Expires) < 3*time.Second {
-				if time.Now().After(deadline) {
-					t.Fatalf("not renewed: %+v", r.Mappings())
+	for _, o := range []portmaptest.Options{{PCP: true}, {NATPMP: true}, {UPnP: true}} {
+		t.Run(fmt.Sprintf("%v %v %v", o.PCP, o.NATPMP, o.UPnP), func(t *testing.T) {
+			lan(t, func(t *testing.T, l *portmaptest.LAN) {
+				r := start(t, l, o)
+				c := run(t, l, portmap.Config{})
+				c.SetPort(41820)
+				first := c.await("obtained", present)
+				time.Sleep(24 * time.Hour)
+				m, ok := c.Mapping()
+				if !ok || m.External != first.External || len(r.Mappings()) != 1 {
+					t.Errorf("after a day: mapping %+v, %v; the router maps %+v", m, ok, r.Mappings())
 				}
-				time.Sleep(20 * time.Millisecond)
-			}
-			if _, ok := c.Mapping(); !ok {
-				t.Error("lost while it was renewed")
-			}
+			})
 		})
 	}
 }
 
-// A router that forgot is noticed by its clock when it is asked again.
+// A router that forgot is noticed by its clock when it is asked again, and at once
+// when it announces its start.
 func TestRebootIsNoticed(t *testing.T) {
 	for _, o := range []portmaptest.Options{{PCP: true}, {NATPMP: true}, {UPnP: true}} {
-		t.Run(fmt.Sprintf("%+v", o), func(t *testing.T) {
-			t.Parallel()
-			o.Addr = routerAddr()
-			r := start(t, o)
-			c := run(t, portmap.Config{}, o.Addr)
-			c.SetPort(41820)
-			c.await("obtained", present)
-			r.Reboot(false)
-			if len(r.Mappings()) != 0 {
-				t.Fatal("the router remembers")
-			}
-			c.NetworkChanged()
-			deadline := time.Now().Add(10 * time.Second)
-			for len(r.Mappings()) == 0 {
-				if time.Now().After(deadline) {
-					t.Fatal("not mapped again")
-				}
-				time.Sleep(20 * time.Millisecond)
-			}
-		})
+		for _, announces := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v %v %v announces %v", o.PCP, o.NATPMP, o.UPnP, announces), func(t *testing.T) {
+				lan(t, func(t *testing.T, l *portmaptest.LAN) {
+					r := start(t, l, o)
+					c := run(t, l, portmap.Config{})
+					c.SetPort(41820)
+					c.await("obtained", present)
+					time.Sleep(5 * time.Minute) // its clock has to go back by something
+					r.Reboot(announces)
+					if len(r.Mappings()) != 0 {
+						t.Fatal("the router remembers")
+					}
+					if !announces {
+						c.NetworkChanged()
+					}
+					time.Sleep(10 * time.Second)
+					if len(r.Mappings()) == 0 {
+						t.Error("not mapped again")
+					}
+				})
+			})
+		}
 	}
 }
 
@@ -252,25 +282,24 @@ func TestRefusals(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test.o.Addr = routerAddr()
-			r := start(t, test.o)
-			c := run(t, portmap.Config{}, test.o.Addr)
-			c.SetPort(41820)
-			if test.want != "" {
-				if m := c.await("obtained", present); m.Protocol != test.want {
+			lan(t, func(t *testing.T, l *portmaptest.LAN) {
+				r := start(t, l, test.o)
+				c := run(t, l, portmap.Config{})
+				c.SetPort(41820)
+				if test.want != "" {
+					if m := c.await("obtained", present); m.Protocol != test.want {
+						t.Errorf("mapping %+v", m)
+					}
+					return
+				}
+				time.Sleep(time.Minute)
+				if m, ok := c.Mapping(); ok {
 					t.Errorf("mapping %+v", m)
 				}
-				return
-			}
-			deadline := time.Now().Add(5 * time.Second)
-			for r.Requests() < 2 && time.Now().Before(deadline) {
-				time.Sleep(10 * time.Millisecond)
-			}
-			time.Sleep(300 * time.Millisecond) // for an answer to be taken, wrongly
-			if m, ok := c.Mapping(); ok {
-				t.Errorf("mapping %+v", m)
-			}
+				if r.Requests() < 2 {
+					t.Errorf("%d requests", r.Requests())
+				}
+			})
 		})
 	}
 }
@@ -278,64 +307,67 @@ func TestRefusals(t *testing.T) {
 // A mapping of a router that is itself behind a NAT is of use inside only.
 func TestPrivateOutside(t *testing.T) {
 	for _, outside := range []string{"10.1.2.3", "100.64.3.4", "192.168.7.7"} {
-		addr := routerAddr()
-		start(t, portmaptest.Options{Addr: addr, PCP: true, External: netip.MustParseAddr(outside)})
-		c := run(t, portmap.Config{}, addr)
-		c.SetPort(41820)
-		if m := c.await("obtained", present); !m.Private {
-			t.Errorf("%s is not marked as private", outside)
-		}
-		c.end()
+		lan(t, func(t *testing.T, l *portmaptest.LAN) {
+			start(t, l, portmaptest.Options{PCP: true, External: netip.MustParseAddr(outside)})
+			c := run(t, l, portmap.Config{})
+			c.SetPort(41820)
+			if m := c.await("obtained", present); !m.Private {
+				t.Errorf("%s is not marked as private", outside)
+			}
+		})
 	}
 }
 
 // A taken port of UPnP leads to another one.
 func TestTakenPort(t *testing.T) {
-	addr := routerAddr()
-	r := start(t, portmaptest.Options{Addr: addr, UPnP: true})
-	gateway := func(self string) func() (portmap.Gateway, bool) {
-		return func() (portmap.Gateway, bool) {
-			return portmap.Gateway{Addr: addr, Self: netip.MustParseAddr(self), Interface: "lo"}, true
+	lan(t, func(t *testing.T, l *portmaptest.LAN) {
+		r := start(t, l, portmaptest.Options{UPnP: true})
+		at := func(self string) portmap.Config {
+			return portmap.Config{Gateway: func() (portmap.Gateway, bool) {
+				return portmap.Gateway{Addr: gateway, Self: netip.MustParseAddr(self)}, true
+			}}
 		}
-	}
-	a := run(t, portmap.Config{Gateway: gateway("127.0.0.1")}, addr)
-	a.SetPort(41820)
-	first := a.await("first", present)
-	b := run(t, portmap.Config{Gateway: gateway("127.0.0.2")}, addr)
-	b.SetPort(41820)
-	second := b.await("second", present)
-	if first.External == second.External || len(r.Mappings()) != 2 {
-		t.Errorf("%v and %v, the router maps %+v", first.External, second.External, r.Mappings())
-	}
+		a := run(t, l, at("192.168.1.2"))
+		a.SetPort(41820)
+		first := a.await("first", present)
+		b := run(t, l, at("192.168.1.3"))
+		b.SetPort(41820)
+		second := b.await("second", present)
+		if first.External == second.External || len(r.Mappings()) != 2 {
+			t.Errorf("%v and %v, the router maps %+v", first.External, second.External, r.Mappings())
+		}
+	})
 }
 
 func TestGatewayChanges(t *testing.T) {
-	one, two := routerAddr(), routerAddr()
-	start(t, portmaptest.Options{Addr: one, PCP: true})
-	start(t, portmaptest.Options{Addr: two, NATPMP: true, External: netip.MustParseAddr("198.51.100.9")})
-	var now atomic.Pointer[netip.Addr]
-	now.Store(&one)
-	c := run(t, portmap.Config{Gateway: func() (portmap.Gateway, bool) {
-		return portmap.Gateway{Addr: *now.Load(), Self: self, Interface: "lo"}, true
-	}}, one)
-	c.SetPort(41820)
-	c.await("the first router", present)
-	now.Store(&two)
-	c.NetworkChanged()
-	c.await("the second router", func(m portmap.Mapping, ok bool) bool { return ok && m.Gateway == two && m.Protocol == "nat-pmp" })
+	lan(t, func(t *testing.T, l *portmaptest.LAN) {
+		one, two := gateway, netip.MustParseAddr("10.0.0.1")
+		start(t, l, portmaptest.Options{PCP: true})
+		start(t, l, portmaptest.Options{Addr: two, NATPMP: true, External: netip.MustParseAddr("198.51.100.9")})
+		var now atomic.Pointer[netip.Addr]
+		now.Store(&one)
+		c := run(t, l, portmap.Config{Gateway: func() (portmap.Gateway, bool) {
+			return portmap.Gateway{Addr: *now.Load(), Self: self}, true
+		}})
+		c.SetPort(41820)
+		c.await("the first router", present)
+		now.Store(&two)
+		c.NetworkChanged()
+		c.await("the second router", func(m portmap.Mapping, ok bool) bool { return ok && m.Gateway == two && m.Protocol == "nat-pmp" })
+	})
 }
 
 // evil answers each question on the port of PCP and NAT-PMP by what forge makes of
 // it, from another port if fromElse, and counts the questions.
-func evil(t *testing.T, addr netip.Addr, fromElse bool, forge func(q []byte) [][]byte) *atomic.Int64 {
+func evil(t *testing.T, l *portmaptest.LAN, fromElse bool, forge func(q []byte) [][]byte) *atomic.Int64 {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, natpmp.ServerPort)))
+	conn, err := l.Listen(netip.AddrPortFrom(gateway, natpmp.ServerPort))
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := conn
 	if fromElse {
-		if out, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0))); err != nil {
+		if out, err = l.Listen(netip.AddrPortFrom(gateway, 0)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -402,81 +434,74 @@ func TestForgedAnswers(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			addr := routerAddr()
-			asked := evil(t, addr, test.fromElse, test.forge)
-			c := run(t, portmap.Config{Protocols: portmap.PCP | portmap.NATPMP}, addr)
-			c.SetPort(41820)
-			deadline := time.Now().Add(5 * time.Second)
-			for asked.Load() < 3 && time.Now().Before(deadline) {
-				time.Sleep(10 * time.Millisecond)
-			}
-			time.Sleep(300 * time.Millisecond)
-			if m, ok := c.Mapping(); ok {
-				t.Errorf("mapping %+v", m)
-			}
+			lan(t, func(t *testing.T, l *portmaptest.LAN) {
+				asked := evil(t, l, test.fromElse, test.forge)
+				c := run(t, l, portmap.Config{Protocols: portmap.PCP | portmap.NATPMP})
+				c.SetPort(41820)
+				time.Sleep(time.Minute)
+				if m, ok := c.Mapping(); ok {
+					t.Errorf("mapping %+v", m)
+				}
+				if asked.Load() < 3 {
+					t.Errorf("asked %d times", asked.Load())
+				}
+			})
 		})
 	}
 }
 
 // An absurd lifetime is cut to a day.
 func TestAbsurdLifetime(t *testing.T) {
-	addr := routerAddr()
-	evil(t, addr, false, func(q []byte) [][]byte {
-		return [][]byte{granted(q, func(a *pcp.Answer) { a.Lifetime = 1 << 31 * time.Second })}
+	lan(t, func(t *testing.T, l *portmaptest.LAN) {
+		evil(t, l, false, func(q []byte) [][]byte {
+			return [][]byte{granted(q, func(a *pcp.Answer) { a.Lifetime = 1 << 31 * time.Second })}
+		})
+		c := run(t, l, portmap.Config{Protocols: portmap.PCP})
+		c.SetPort(41820)
+		if m := c.await("obtained", present); time.Until(m.Expires) > 24*time.Hour {
+			t.Errorf("expires in %v", time.Until(m.Expires))
+		}
 	})
-	c := run(t, portmap.Config{Protocols: portmap.PCP}, addr)
-	c.SetPort(41820)
-	if m := c.await("obtained", present); time.Until(m.Expires) > 24*time.Hour+time.Second {
-		t.Errorf("expires in %v", time.Until(m.Expires))
-	}
 }
 
 // A device that names a description elsewhere is not followed there: anybody in the
 // network could have us ask anybody else.
 func TestDescriptionElsewhere(t *testing.T) {
-	addr, victim := routerAddr(), routerAddr()
-	l, err := net.Listen("tcp4", netip.AddrPortFrom(victim, 0).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	connected := make(chan struct{}, 1)
-	go func() {
-		if conn, err := l.Accept(); err == nil {
-			conn.Close()
-			connected <- struct{}{}
-		}
-	}()
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, ssdp.Port)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	asked, done := make(chan struct{}, 100), make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 2048)
-		for {
-			_, from, err := conn.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
+	lan(t, func(t *testing.T, l *portmaptest.LAN) {
+		victim := l.ListenTCP(netip.MustParseAddrPort("192.168.1.66:80"))
+		go func() {
+			if conn, err := victim.Accept(); err == nil {
+				conn.Close()
+				t.Error("the client connected to what the device named")
 			}
-			_, _ = conn.WriteToUDPAddrPort(ssdp.AppendResponse(nil, ssdp.Message{
-				Target: ssdp.Gateway, USN: "uuid:evil", Location: "http://" + l.Addr().String() + "/device.xml",
-			}), from)
-			asked <- struct{}{}
+		}()
+		conn, err := l.Listen(netip.AddrPortFrom(gateway, ssdp.Port))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	defer func() { conn.Close(); <-done }()
-	c := run(t, portmap.Config{Protocols: portmap.UPnP}, addr)
-	c.SetPort(41820)
-	<-asked
-	select {
-	case <-connected:
-		t.Error("the client connected to what the device named")
-	case <-time.After(500 * time.Millisecond):
-	}
-	if m, ok := c.Mapping(); ok {
-		t.Errorf("mapping %+v", m)
-	}
+		var asked atomic.Int64
+		go func() {
+			buf := make([]byte, 2048)
+			for {
+				_, from, err := conn.ReadFromUDPAddrPort(buf)
+				if err != nil {
+					return
+				}
+				asked.Add(1)
+				_, _ = conn.WriteToUDPAddrPort(ssdp.AppendResponse(nil, ssdp.Message{
+					Target: ssdp.Gateway, USN: "uuid:evil", Location: "http://" + victim.Addr().String() + "/device.xml",
+				}), from)
+			}
+		}()
+		defer func() { conn.Close(); victim.Close() }()
+		c := run(t, l, portmap.Config{Protocols: portmap.UPnP})
+		c.SetPort(41820)
+		time.Sleep(time.Minute)
+		if m, ok := c.Mapping(); ok {
+			t.Errorf("mapping %+v", m)
+		}
+		if asked.Load() == 0 {
+			t.Error("the device was never asked")
+		}
+	})
 }

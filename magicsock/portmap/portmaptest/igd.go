@@ -20,10 +20,10 @@ const wanIP = "urn:schemas-upnp-org:service:WANIPConnection:1"
 
 // startIGD serves searches and the description and control of the device.
 func (r *Router) startIGD() (err error) {
-	if r.search, err = listen(r.opts.Addr, ssdp.Port); err != nil {
+	if r.search, err = r.listen(ssdp.Port); err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp4", netip.AddrPortFrom(r.opts.Addr, 0).String())
+	l, err := r.listenTCP()
 	if err != nil {
 		return fmt.Errorf("portmaptest: %w", err)
 	}
@@ -36,6 +36,14 @@ func (r *Router) startIGD() (err error) {
 	search := r.search
 	r.wg.Go(func() { r.serve(search, r.respond) })
 	return nil
+}
+
+func (r *Router) listenTCP() (net.Listener, error) {
+	local := netip.AddrPortFrom(r.opts.Addr, 0)
+	if r.opts.LAN != nil {
+		return r.opts.LAN.ListenTCP(local), nil
+	}
+	return net.Listen("tcp4", local.String())
 }
 
 func (r *Router) respond(b []byte, _ netip.AddrPort) []byte {

@@ -10,11 +10,14 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/magicsock/portmap/natpmp"
+	"github.com/nodetun/nodetun/magicsock/portmap/pcp"
 	"github.com/nodetun/nodetun/magicsock/portmap/ssdp"
 )
 
 // Options say how the router is to be.
 type Options struct {
+	// LAN is where it stands; nil: on this host.
+	LAN *LAN
 	// Addr is its address inside; External the one outside.
 	Addr, External netip.Addr
 	// PCP, NATPMP and UPnP say what it speaks.
@@ -42,8 +45,8 @@ type Mapping struct {
 // Router serves until Close.
 type Router struct {
 	opts     Options
-	udp      *net.UDPConn // PCP and NAT-PMP
-	search   *net.UDPConn // SSDP
+	udp      packetConn // PCP and NAT-PMP
+	search   packetConn // SSDP
 	location string
 	http     *http.Server
 	wg       sync.WaitGroup
@@ -55,6 +58,13 @@ type Router struct {
 	requests int
 }
 
+// packetConn is a UDP socket of this host or of a LAN.
+type packetConn interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	Close() error
+}
+
 // Start begins to serve at Options.Addr.
 func Start(o Options) (*Router, error) {
 	if o.Lifetime == 0 {
@@ -62,7 +72,7 @@ func Start(o Options) (*Router, error) {
 	}
 	r := &Router{opts: o, began: time.Now(), boot: 1, mappings: make(map[uint16]Mapping)}
 	if o.PCP || o.NATPMP {
-		conn, err := listen(o.Addr, natpmp.ServerPort)
+		conn, err := r.listen(natpmp.ServerPort)
 		if err != nil {
 			return nil, err
 		}
@@ -78,8 +88,16 @@ func Start(o Options) (*Router, error) {
 	return r, nil
 }
 
-func listen(addr netip.Addr, port uint16) (*net.UDPConn, error) {
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
+func (r *Router) listen(port uint16) (packetConn, error) {
+	local := netip.AddrPortFrom(r.opts.Addr, port)
+	if r.opts.LAN != nil {
+		s, err := r.opts.LAN.Listen(local)
+		if err != nil {
+			return nil, fmt.Errorf("portmaptest: %w", err)
+		}
+		return s, nil
+	}
+	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(local))
 	if err != nil {
 		return nil, fmt.Errorf("portmaptest: %w", err)
 	}
@@ -88,7 +106,7 @@ func listen(addr netip.Addr, port uint16) (*net.UDPConn, error) {
 
 // Close ends it. Mappings stay as they are.
 func (r *Router) Close() {
-	for _, conn := range []*net.UDPConn{r.udp, r.search} {
+	for _, conn := range []packetConn{r.udp, r.search} {
 		if conn != nil {
 			conn.Close()
 		}
@@ -100,7 +118,7 @@ func (r *Router) Close() {
 }
 
 // serve answers packets; answer returns nil for none.
-func (r *Router) serve(conn *net.UDPConn, answer func(b []byte, from netip.AddrPort) []byte) {
+func (r *Router) serve(conn packetConn, answer func(b []byte, from netip.AddrPort) []byte) {
 	buf := make([]byte, 2048)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
@@ -148,7 +166,10 @@ func (r *Router) Reboot(announce bool) {
 	for _, m := range old {
 		r.unmap(m)
 	}
-	if announce && r.udp != nil {
+	if announce && r.opts.PCP {
+		_, _ = r.udp.WriteToUDPAddrPort(pcp.AppendAnswer(nil, pcp.Answer{Op: pcp.OpAnnounce}), natpmp.AllHosts())
+	}
+	if announce && r.opts.NATPMP {
 		b := natpmp.AppendAnswer(nil, natpmp.Answer{Op: natpmp.OpAddress, Addr: r.opts.External})
 		_, _ = r.udp.WriteToUDPAddrPort(b, natpmp.AllHosts())
 	}
