@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/dnsmap"
+	"github.com/nodetun/nodetun/internal/nstest"
 )
 
 const original = "# made by hand\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch example.org\noptions edns0\n"
@@ -99,8 +100,10 @@ func keep(t *testing.T, h *dnsmap.HostDNS) {
 	})
 }
 
+// until waits for ok, at most nstest.Slack times limit.
 func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
+	limit *= nstest.Slack
 	for start := time.Now(); !ok(); {
 		if time.Since(start) > limit {
 			t.Fatalf("%s: not within %s", what, limit)

@@ -113,7 +113,7 @@ func startResolved(t *testing.T, bus string, old bool) *fakeResolved {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	patience := time.AfterFunc(10*time.Second, cancel)
+	patience := time.AfterFunc(time.Minute, cancel)
 	conn, err := dbus.Connect(bus, dbus.WithContext(ctx))
 	if !patience.Stop() || err != nil {
 		t.Fatalf("the private bus does not answer: %v", err)
@@ -362,9 +362,8 @@ func TestResolvedMuteBus(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	start := time.Now()
-	if _, err := h.Apply(ctx); !errors.Is(err, dnsmap.ErrNoResolved) || time.Since(start) > 3*time.Second {
-		t.Errorf("%v after %s", err, time.Since(start))
+	if _, err := h.Apply(ctx); !errors.Is(err, dnsmap.ErrNoResolved) {
+		t.Error(err)
 	}
 }
 

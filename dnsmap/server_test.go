@@ -94,7 +94,7 @@ func (w *world) ask(t testing.TB, name string, qtype uint16) *dns.Msg {
 
 func exchange(t testing.TB, network, addr string, m *dns.Msg) *dns.Msg {
 	t.Helper()
-	client := dns.Client{Net: network, Timeout: 5 * time.Second}
+	client := dns.Client{Net: network, Timeout: time.Minute}
 	r, _, err := client.Exchange(m, addr)
 	if err != nil {
 		t.Fatalf("%s: %v", m.Question[0].String(), err)
@@ -323,10 +323,11 @@ func TestS20Rate(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	for time.Since(begin) < 500*time.Millisecond {
+	for range 20_000 {
 		conn.Write(packet)
 	}
-	if n, limit := asked.Load(), 200+1800*time.Since(begin).Seconds(); float64(n) > limit || n < 100 {
+	until(t, 10*time.Second, "questions are answered", func() bool { return asked.Load() >= 100 })
+	if n, limit := asked.Load(), 200+1800*time.Since(begin).Seconds(); float64(n) > limit {
 		t.Errorf("%d questions answered, limit %.0f", n, limit)
 	}
 }
@@ -390,7 +391,7 @@ func TestManyTCPConnections(t *testing.T) {
 	for _, c := range idle {
 		c.Close()
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if _, _, err := client.Exchange(m, w.addr); err == nil {
 			return
 		} else if time.Now().After(deadline) {

@@ -67,10 +67,13 @@ func (n *node) addr() identity.NodeAddr {
 	return identity.NodeAddr{ID: n.NodeID(), Direct: []netip.AddrPort{v4}}
 }
 
+// prompt bounds what is to come at once: far less than any time-out of a connection.
+const prompt = 10 * time.Second
+
 // withTimeout returns a context for one step of a test.
 func withTimeout(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -62,7 +62,7 @@ func TestCloseByRelay(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("the close did not arrive")
 	}
-	if got, _ := Cause(c.CloseCause()); got.Code != 4 || time.Since(begin) > time.Second {
+	if got, _ := Cause(c.CloseCause()); got.Code != 4 || time.Since(begin) > prompt {
 		t.Errorf("%+v after %v", got, time.Since(begin))
 	}
 }

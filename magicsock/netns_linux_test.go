@@ -74,7 +74,7 @@ func dialSink(b testing.TB, ns *nstest.NS, kind, host string, sink sinkAddr) *qu
 	_, client := tlsConfigs()
 	tr := &quic.Transport{Conn: s.conn, ConnectionIDLength: 17}
 	b.Cleanup(func() { tr.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := tr.Dial(ctx, remote, client, quicConfig)
 	if err != nil {

@@ -45,7 +45,7 @@ func TestOutageEndsQuickly(t *testing.T) {
 	}
 	progress := func(n int64) time.Duration {
 		began := time.Now()
-		s.SetReadDeadline(began.Add(30 * time.Second))
+		s.SetReadDeadline(began.Add(time.Minute))
 		if _, err := io.CopyN(struct{ io.Writer }{io.Discard}, s, n); err != nil {
 			t.Fatalf("the stream broke: %v", err)
 		}
@@ -64,7 +64,7 @@ func TestOutageEndsQuickly(t *testing.T) {
 		dropB.Store(false)
 		took := progress(16 << 20) // more than the windows hold
 		t.Logf("data flowed %v after an outage of %v; %d packets were sent again", took.Round(time.Millisecond), outage, resent())
-		if took > 3*time.Second {
+		if took > 15*time.Second { // a second on a quiet machine
 			t.Errorf("data flowed only %v after the outage", took)
 		}
 	}

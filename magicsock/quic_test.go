@@ -76,7 +76,7 @@ func connect(t testing.TB, a net.PacketConn, b net.PacketConn, addr net.Addr) *q
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	p := &quicPair{}
 	var wg sync.WaitGroup

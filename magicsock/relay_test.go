@@ -28,7 +28,7 @@ func watchPath(cfg Config) (Config, <-chan PathChange) {
 
 func waitPath(t testing.TB, changes <-chan PathChange, want nodemap.ConnType) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case p := <-changes:

@@ -219,7 +219,7 @@ func TestManyFlows(t *testing.T) {
 		group.Go(func() {
 			family := families[i%2]
 			src := netip.AddrPortFrom(family.src.Addr(), uint16(30000+i))
-			f, err := p.a.Dial(within(t, 30*time.Second), src, family.dst)
+			f, err := p.a.Dial(within(t, time.Minute), src, family.dst)
 			if err != nil {
 				t.Error(err)
 				return

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +24,7 @@ func TestRefuse(t *testing.T) {
 		} {
 			t.Run(family.name+" "+name, func(t *testing.T) {
 				p := join(t, accept)
-				_, err := p.a.Dial(within(t, 10*time.Second), family.src, family.dst)
+				_, err := p.a.Dial(within(t, time.Minute), family.src, family.dst)
 				if !errors.Is(err, ErrRefused) {
 					t.Errorf("got %v", err)
 				}
@@ -46,14 +47,14 @@ func TestUnreachable(t *testing.T) {
 	for _, family := range families {
 		for _, tt := range tests {
 			t.Run(family.name+" "+tt.name, func(t *testing.T) {
-				p := join(t, func(req *Pending) { req.Unreachable(tt.reason) })
-				begin := time.Now()
-				_, err := p.a.Dial(within(t, 10*time.Second), family.src, family.dst)
+				var answers atomic.Int64
+				p := join(t, func(req *Pending) { answers.Add(1); req.Unreachable(tt.reason) })
+				_, err := p.a.Dial(within(t, time.Minute), family.src, family.dst)
 				if !errors.Is(err, tt.want) {
 					t.Errorf("got %v", err)
 				}
-				if took := time.Since(begin); took > 900*time.Millisecond {
-					t.Errorf("took %v", took)
+				if n := answers.Load(); n != 1 {
+					t.Errorf("answer number %d was believed", n)
 				}
 			})
 		}
@@ -71,7 +72,7 @@ func TestPendingIsAnsweredOnce(t *testing.T) {
 		answered <- err
 		f.Close()
 	})
-	f, err := p.a.Dial(within(t, 10*time.Second), families[0].src, families[0].dst)
+	f, err := p.a.Dial(within(t, time.Minute), families[0].src, families[0].dst)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func TestDialPortTaken(t *testing.T) {
 	other := netip.AddrPortFrom(family.dst.Addr(), 23)
 	var ports []uint16
 	for _, dst := range []netip.AddrPort{family.dst, other, family.dst} {
-		f, err := p.a.Dial(within(t, 10*time.Second), family.src, dst)
+		f, err := p.a.Dial(within(t, time.Minute), family.src, dst)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +142,7 @@ func TestDialAnyPort(t *testing.T) {
 			t.Cleanup(f.Close)
 		}
 	})
-	f, err := p.a.Dial(within(t, 10*time.Second), netip.AddrPortFrom(families[0].src.Addr(), 0), families[0].dst)
+	f, err := p.a.Dial(within(t, time.Minute), netip.AddrPortFrom(families[0].src.Addr(), 0), families[0].dst)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +326,7 @@ func TestServedFlowIsNotPending(t *testing.T) {
 		serving <- struct{}{}
 		_, _ = f.Read(make([]byte, 1))
 	})
-	f, err := p.a.Dial(within(t, 10*time.Second), families[0].src, families[0].dst)
+	f, err := p.a.Dial(within(t, time.Minute), families[0].src, families[0].dst)
 	if err != nil {
 		t.Fatal(err)
 	}

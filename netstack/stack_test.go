@@ -180,7 +180,7 @@ func TestICMPErrors(t *testing.T) {
 		l := newLone(t, nil)
 		result := make(chan error, 1)
 		go func() {
-			_, err := l.Dial(within(t, 10*time.Second), ends.src, ends.dst)
+			_, err := l.Dial(within(t, time.Minute), ends.src, ends.dst)
 			result <- err
 		}()
 		var syn []byte

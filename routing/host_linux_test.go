@@ -150,8 +150,10 @@ func (b *bed) broken(t *testing.T) string {
 }
 
 // until polls a condition and fails the test after the limit.
+// until waits for ok, at most nstest.Slack times limit.
 func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
+	limit *= nstest.Slack
 	start := time.Now()
 	for ctx := t.Context(); !ok(); {
 		if time.Since(start) > limit {

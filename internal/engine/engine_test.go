@@ -58,7 +58,7 @@ func TestFlows(t *testing.T) {
 
 func TestPing(t *testing.T) {
 	a, b := meet(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	result, err := a.engine.Ping(ctx, b.id)
 	if b.engine.peer(a.id).allowed() {
@@ -117,7 +117,7 @@ func (h *fakeHost) next(t *testing.T) []byte {
 	select {
 	case ip := <-h.packets:
 		return ip
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no packet came")
 		return nil
 	}
@@ -127,7 +127,7 @@ func (h *fakeHost) next(t *testing.T) []byte {
 // packets before it would have outrun.
 func (h *fakeHost) none(t *testing.T, from *node, to *node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := from.engine.Ping(ctx, to.id); err != nil {
 		t.Fatal(err)
@@ -198,7 +198,7 @@ func hostile(t *testing.T, victim *node, allow ...string) *session {
 	victim.knowAt(t, evil.id, identity.NodeAddr{}, allow...)
 	evil.know(t, victim, "all")
 	p := evil.engine.peer(victim.id)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s, err := p.connect(ctx)
 	if err != nil {
@@ -259,7 +259,7 @@ func TestSpoofedFlows(t *testing.T) {
 		{"port without a rule", wire.FlowHeader{SrcPort: 1, DstPort: 23}, wire.StatusDenied},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			stream, answer, err := s.request(ctx, tc.header)
 			if err != nil || answer.Status != tc.want {

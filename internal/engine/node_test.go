@@ -199,7 +199,7 @@ func (n *node) state() PeerState { return n.engine.Peers()[0] }
 // await waits for a condition, asking every 5 ms for at most 10 s.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
@@ -214,7 +214,7 @@ func await(t *testing.T, what string, condition func() bool) {
 // dial opens a TCP connection from a program on n to other's port.
 func (n *node) dial(t *testing.T, other *node, port uint16, v4 bool) (*netstack.Flow, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	self, remote := n.table.Self(), n.entry(t, other)
 	src, dst := self.V6, remote.V6

@@ -87,11 +87,11 @@ func (h *Host) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return h.NS.Cmd(ctx, append(argv, h.Flags...)...)
 }
 
-// Try runs `nodetun ARGS`, at most half a minute, and returns both outputs and
+// Try runs `nodetun ARGS`, at most two minutes, and returns both outputs and
 // the exit code.
 func (h *Host) Try(t testing.TB, args ...string) (out string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	b, err := h.Command(ctx, args...).CombinedOutput()
 	var exit *exec.ExitError

@@ -10,10 +10,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nodetun/nodetun/internal/nstest"
 )
 
 // patience is how long a program has to end after being asked to.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // Process is a program that runs beside the test. Its methods may be called
 // from any goroutine.
@@ -91,27 +93,29 @@ func (p *Process) Exited() bool {
 	}
 }
 
-// Wait waits for the end of the program and returns its exit code.
+// Wait waits for the end of the program, at most nstest.Slack times within, and
+// returns its exit code.
 func (p *Process) Wait(t testing.TB, within time.Duration) int {
 	t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(within):
+	case <-time.After(nstest.Slack * within):
 		t.Fatalf("%v still runs after %v:\n%s", p.cmd.Args, within, p.Output())
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// Eventually waits for a condition, asking every 50 ms; its last error is what
-// the test reports.
+// Eventually waits for a condition, asking every 50 ms, for at most nstest.Slack
+// times within; its last error is what the test reports.
 func Eventually(t testing.TB, within time.Duration, what string, condition func() error) {
 	t.Helper()
-	if err := Until(within, condition); err != nil {
-		t.Fatalf("not within %v: %s: %v", within, what, err)
+	if err := Until(nstest.Slack*within, condition); err != nil {
+		t.Fatalf("not within %v: %s: %v", nstest.Slack*within, what, err)
 	}
 }
 
-// Until is Eventually for those who go on without it: it returns the last error.
+// Until is Eventually for those who go on without it: it returns the last error when
+// that time is over.
 func Until(within time.Duration, condition func() error) error {
 	deadline := time.Now().Add(within)
 	tick := time.NewTicker(50 * time.Millisecond)

@@ -72,7 +72,7 @@ func (h *Host) IperfServer(t testing.TB, port string) {
 func sshArgs(key, target string, command ...string) []string {
 	return append([]string{
 		"ssh", "-F", "none", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-		"-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "root@" + target,
+		"-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "root@" + target,
 	}, command...)
 }
 
@@ -181,7 +181,8 @@ func (s *Session) Alive() error {
 	}
 }
 
-// StillRuns fails the test if the session ended or had a gap above limit.
+// StillRuns fails the test if the session ended or had a gap above nstest.Slack times
+// limit.
 func (s *Session) StillRuns(t testing.TB, limit time.Duration) {
 	t.Helper()
 	if err := s.Alive(); err != nil {
@@ -189,7 +190,7 @@ func (s *Session) StillRuns(t testing.TB, limit time.Duration) {
 	}
 	lines, gap := s.State()
 	t.Logf("ssh session: %d lines, longest gap %v", lines, gap.Round(10*time.Millisecond))
-	if gap > limit {
+	if limit *= nstest.Slack; gap > limit {
 		t.Errorf("the ssh session had a gap of %v, want at most %v", gap, limit)
 	}
 }

@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds each command to an iroh node.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // iroh is a real iroh node in a process of its own.
 type iroh struct {

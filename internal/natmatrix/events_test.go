@@ -16,12 +16,12 @@ import (
 
 // Limits of an event.
 const (
-	backWithin = 5 * time.Second         // direct again, once that is possible
-	calm       = 5 * time.Second         // without trouble: longer than the death of a path takes
-	outage     = 5 * time.Second         // how long a cable is out and UDP blocked
-	wakeWithin = 2 * time.Second         // a session goes on after waking
-	tick       = 10 * time.Millisecond   // between two lines of the ssh session: while a node is away, more of them than its buffers hold
-	switchGap  = 1500 * time.Millisecond // while a relay works; the issue of a path's death
+	backWithin = nstest.Slack * 5 * time.Second         // direct again, once that is possible
+	calm       = 5 * time.Second                        // without trouble: longer than the death of a path takes
+	outage     = 5 * time.Second                        // how long a cable is out and UDP blocked
+	wakeWithin = nstest.Slack * 2 * time.Second         // a session goes on after waking
+	tick       = 10 * time.Millisecond                  // between two lines of the ssh session: while a node is away, more of them than its buffers hold
+	switchGap  = nstest.Slack * 1500 * time.Millisecond // while a relay works; the issue of a path's death
 )
 
 // event is a change of a network under a running session.
@@ -173,7 +173,7 @@ func (e event) run(t *testing.T) outcome {
 	_, key := s.b.Sshd(t)
 	s.shell = s.a.SSHSession(t, key, bob.IPv6, tick)
 	s.b.IperfServer(t, iperfPort)
-	s.load = s.a.Spawn(t, "iperf3", "-c", bob.IPv6, "-p", iperfPort, "-t", "3600", "-b", "5M", "-i", "0.2", "-l", "16K", "--forceflush", "--connect-timeout", "5000")
+	s.load = s.a.Spawn(t, "iperf3", "-c", bob.IPv6, "-p", iperfPort, "-t", "3600", "-b", "5M", "-i", "0.2", "-l", "16K", "--forceflush", "--connect-timeout", "30000")
 	hosttest.Eventually(t, 10*time.Second, "iperf3 sends", func() error { return sending(s.load) })
 	s.shell.Forget()
 
@@ -221,7 +221,7 @@ func (e event) site(t *testing.T) *site {
 	}
 	s.start(t)
 	s.meet(t)
-	s.a.AwaitPath(t, directGiveUp, e.want())
+	s.a.AwaitPath(t, directGiveUp/nstest.Slack, e.want())
 	return s
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/internal/hosttest"
+	"github.com/nodetun/nodetun/internal/nstest"
 )
 
 var (
@@ -30,10 +31,10 @@ func TestMain(m *testing.M) {
 
 // Limits of a scenario.
 const (
-	firstWithin  = time.Second      // first reply, with a relay known
-	directWithin = 3 * time.Second  // first direct path, where one is expected
-	directGiveUp = 8 * time.Second  // how long it is waited for before the test fails
-	relaySettles = 10 * time.Second // for so long a path that must stay relayed is watched
+	firstWithin  = nstest.Slack * time.Second     // first reply, with a relay known
+	directWithin = nstest.Slack * 3 * time.Second // first direct path, where one is expected
+	directGiveUp = nstest.Slack * 8 * time.Second // how long it is waited for before the test fails
+	relaySettles = 10 * time.Second               // for so long a path that must stay relayed is watched
 )
 
 // What a scenario is to end with.

@@ -70,7 +70,7 @@ func TestHomeComesBack(t *testing.T) {
 	relaytest.Start(t, relayserver.Config{Addr: address})
 	begin := time.Now()
 	n.waitState(r.URL, StateConnected)
-	if d := time.Since(begin); d > 5*time.Second {
+	if d := time.Since(begin); d > 25*time.Second { // a second on a quiet machine
 		t.Errorf("back after %v", d)
 	}
 }

@@ -21,10 +21,18 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of these tests.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // start runs a relay on loopback until the test ends.
 func start(t testing.TB, cfg Config) *Server {
+	t.Helper()
+	s := unstarted(t, cfg)
+	run(t, s)
+	return s
+}
+
+// unstarted makes a relay on loopback.
+func unstarted(t testing.TB, cfg Config) *Server {
 	t.Helper()
 	cfg.Addr = "127.0.0.1:0"
 	if cfg.STUNAddr == "" {
@@ -35,7 +43,6 @@ func start(t testing.TB, cfg Config) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, s)
 	return s
 }
 

@@ -43,6 +43,7 @@ type Server struct {
 	registry registry
 	pool     relay.Pool
 	count    counters
+	stall    time.Duration // writeStall
 
 	acme *autocert.Manager // nil: certificates are not fetched
 
@@ -70,6 +71,7 @@ func New(cfg Config) (*Server, error) {
 		logger: cfg.Logger,
 		guard:  newGuard(cfg.Access, cfg.Logger),
 		logins: newRates(cfg.Limits.LoginsPerSecond),
+		stall:  writeStall,
 	}
 	s.names = newNames(&cfg)
 	if s.proven, err = openProven(cfg.LoginsFile); err != nil {
@@ -256,7 +258,7 @@ func (s *Server) limit(l net.Listener) net.Listener {
 		rate:     float64(s.cfg.Limits.AcceptsPerSecond),
 		burst:    float64(s.cfg.Limits.AcceptBurst),
 		refused:  func() { s.count.connsLimited.Add(1) },
-		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, writeStall) },
+		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, s.stall) },
 		open:     make(map[netip.Prefix]int),
 	}
 }

@@ -65,8 +65,12 @@ func slowLink(t *testing.T, addr string) (address string) {
 	return l.Addr().String()
 }
 
+// secondOfLink is what the link carries in a second, in bytes.
+const secondOfLink = 125_000
+
 // A client behind a thin link, for which more comes than the link carries, still has
 // its pings answered soon: iroh 1.x leaves a relay whose pong is half a second late.
+// What counts is how much is sent before the pong, which no busy machine changes.
 func TestPongOnSlowLink(t *testing.T) {
 	s := start(t, Config{})
 	sender, receiver := newKey(), newKey()
@@ -98,10 +102,10 @@ func TestPongOnSlowLink(t *testing.T) {
 	}()
 	defer func() { close(stop); <-stopped }()
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	var worst time.Duration
+	worst := 0
 	for i := range 12 {
 		data := [8]byte{'p', byte(i)}
-		begin := time.Now()
+		before := 0
 		r.write(relay.AppendPing(nil, data))
 		for {
 			kind, body, err := r.frames.Next()
@@ -114,13 +118,14 @@ func TestPongOnSlowLink(t *testing.T) {
 			if kind == relay.TypePong && [8]byte(body) == data {
 				break
 			}
+			before += len(body)
 		}
 		if i >= 2 { // the relay has to learn how slow the link is
-			worst = max(worst, time.Since(begin))
+			worst = max(worst, before)
 		}
 	}
-	t.Logf("slowest pong after %v", worst)
-	if worst > time.Second {
-		t.Errorf("a pong came after %v", worst)
+	t.Logf("at most %d bytes came before a pong, %.2f s of the link", worst, float64(worst)/secondOfLink)
+	if worst > secondOfLink {
+		t.Errorf("%d bytes came before a pong", worst)
 	}
 }

@@ -27,7 +27,7 @@ func capture(t *testing.T) (lines *bufio.Reader, restore func()) {
 func TestEcho(t *testing.T) {
 	lines, restore := capture(t)
 	defer restore()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	listening, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
