@@ -188,7 +188,7 @@ func TestBackPressure(t *testing.T) {
 }
 
 func TestManyFlows(t *testing.T) {
-	const flows, size = 200, 1 << 20
+	const flows, size = 200, 256 << 10
 	p := join(t, func(req *Pending) {
 		f, err := req.Accept()
 		if err != nil {
