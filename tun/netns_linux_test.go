@@ -141,6 +141,19 @@ func TestNetnsRemovedAndDown(t *testing.T) {
 	}
 }
 
+// Go's poller may be the first to hear that the interface went: it then calls the
+// descriptor not pollable and reads nothing.
+func TestNetnsRemovedBeforeRead(t *testing.T) {
+	for range 5 {
+		ns, dev := open(t, "nt0")
+		ns.Run(t, "ip", "link", "del", "nt0")
+		ns.Run(t, "sleep", "0.1") // so that the poller is asked
+		if _, _, err := dev.Read(make([]byte, tun.BufferSize)); !errors.Is(err, tun.ErrRemoved) {
+			t.Errorf("read: %v", err)
+		}
+	}
+}
+
 func TestNetnsNames(t *testing.T) {
 	ns, dev := open(t, "nt0")
 	ns.Run(t, "ip", "link", "add", "nt1", "type", "veth", "peer", "name", "nt1p")

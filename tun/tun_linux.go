@@ -154,7 +154,7 @@ func (d *Device) Read(buf []byte) (vnet.Header, []byte, error) {
 	for {
 		n, err := d.file.Read(buf)
 		if err != nil {
-			return vnet.Header{}, nil, deviceError(err)
+			return vnet.Header{}, nil, d.readError(err)
 		}
 		h, err := vnet.Parse(buf[:n])
 		if err == nil {
@@ -187,6 +187,28 @@ func (d *Device) Close() error {
 		return deviceError(err)
 	}
 	return nil
+}
+
+// readError is deviceError for reads. Go's poller may notice first that the interface
+// is gone; all it says then is that the descriptor is not pollable.
+func (d *Device) readError(err error) error {
+	if err = deviceError(err); !errors.Is(err, ErrClosed) && d.isRemoved() {
+		return ErrRemoved
+	}
+	return err
+}
+
+// isRemoved asks the kernel, which answers when a removal under way is over.
+func (d *Device) isRemoved() bool {
+	request, err := unix.NewIfreq(d.name)
+	if err != nil {
+		return false
+	}
+	var answer error
+	if err := d.raw.Control(func(fd uintptr) { answer = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, request) }); err != nil {
+		return false
+	}
+	return errors.Is(answer, unix.EBADFD)
 }
 
 // deviceError translates what the kernel and package os say of a descriptor.
