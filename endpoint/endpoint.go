@@ -350,7 +350,7 @@ func (e *Endpoint) awaitReady(ctx context.Context) error {
 func (e *Endpoint) adopt(conn *quic.Conn, id identity.NodeID, dialler bool) (*Connection, error) {
 	state := conn.ConnectionState()
 	if !state.GSO {
-		e.resets.unmarked.Store(true)
+		e.resets.noOffload.Store(true)
 	}
 	e.mu.Lock()
 	if e.stopping {

@@ -27,9 +27,9 @@ const (
 // a segment size, resets with nothing.
 type resetGuard struct {
 	*magicsock.PacketConn
-	// unmarked is set when connections do not use segmentation offload: then
+	// noOffload is set when connections do not use segmentation offload: then
 	// resets cannot be told apart and pass.
-	unmarked atomic.Bool
+	noOffload atomic.Bool
 
 	sent, dropped atomic.Uint64
 	rate          resetRate
@@ -37,7 +37,7 @@ type resetGuard struct {
 
 // WriteMsgUDP drops a reset that is one too many.
 func (g *resetGuard) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && !g.unmarked.Load() {
+	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && !g.noOffload.Load() {
 		if !g.rate.allow(time.Now(), addr.AddrPort().Addr()) {
 			g.dropped.Add(1)
 			return len(b), 0, nil
