@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -135,9 +136,10 @@ func TestEachProtocol(t *testing.T) {
 	}
 }
 
-// The same with real sockets, on loopback.
+// The same with real sockets, on loopback, at an address of this process alone.
 func TestRealSockets(t *testing.T) {
-	router, self := netip.MustParseAddr("127.77.0.1"), netip.MustParseAddr("127.0.0.1")
+	pid := os.Getpid()
+	router, self := netip.AddrFrom4([4]byte{127, 77 + byte(pid>>16), byte(pid >> 8), byte(pid)}), netip.MustParseAddr("127.0.0.1")
 	for name, o := range map[string]portmaptest.Options{"pcp": {PCP: true}, "upnp": {UPnP: true}} {
 		t.Run(name, func(t *testing.T) {
 			o.Addr = router
