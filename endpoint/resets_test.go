@@ -139,6 +139,30 @@ func listenLoopback(t testing.TB) *net.UDPConn {
 	return c
 }
 
+// S4: a node has several mapped addresses, and resets to all of them count.
+func TestResetRateOfNode(t *testing.T) {
+	a, b := start(t, loopback()), start(t, loopback())
+	g := &resetGuard{PacketConn: a.Socket().PacketConn()}
+	first := a.Socket().MappedAddr(b.NodeID())
+	for port := range 4 {
+		to := *first
+		to.Port += port
+		if id, ok := a.Socket().NodeOf(&to); !ok || id != b.NodeID() {
+			t.Fatalf("%v is %v", &to, id)
+		}
+		for range resetsPerSecond {
+			reset := randomBytes(resetLen)
+			reset[0] = 0x41
+			if _, _, err := g.WriteMsgUDP(reset, nil, &to); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if sent := g.sent.Load(); sent > 2*resetsPerSecond { // a second may end meanwhile
+		t.Errorf("%d resets sent at once", sent)
+	}
+}
+
 func TestResetRateBounded(t *testing.T) {
 	var r resetRate
 	now := time.Unix(100, 0)

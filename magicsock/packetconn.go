@@ -229,8 +229,8 @@ func (p *PacketConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 
 // WriteMsgUDP sends one packet to a mapped address, or several of the size
 // that a UDP_SEGMENT message in oob tells. b is the caller's again when it
-// returns, changed if the address is that of a marked path. What cannot be sent counts as lost: the only error is that of a
-// closed Conn.
+// returns, changed if the address is that of a marked path. What cannot be sent
+// counts as lost: the only error is that of a closed Conn.
 func (p *PacketConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	return p.write(b, oob, addr.AddrPort(), isMarked(addr))
 }
