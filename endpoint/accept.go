@@ -37,6 +37,7 @@ func (e *Endpoint) Accept(ctx context.Context) (*Connection, error) {
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("accept: %w", ctx.Err())
 		default:
+			e.transportEnded(err)
 			return nil, fmt.Errorf("accept: %w", ErrClosed)
 		}
 		handshakeEnded(conn.Context())

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/discovery"
+	"github.com/quic-go/quic-go"
+
 	"github.com/nodetun/nodetun/identity"
 )
 
@@ -51,6 +53,9 @@ func (e *Endpoint) connect(ctx context.Context, addr identity.NodeAddr, alpn str
 	}
 	session := slices.Contains(e.cfg.SessionALPNs, alpn)
 	conn, err := e.transport.Dial(ctx, e.socket.MappedAddr(addr.ID), conf, e.quicConfig(session))
+	if errors.Is(err, quic.ErrTransportClosed) {
+		e.transportEnded(err)
+	}
 	if err != nil {
 		return nil, e.dialError(ctx, addr.ID, alpn, err)
 	}

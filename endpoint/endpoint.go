@@ -80,6 +80,9 @@ type Endpoint struct {
 	// tls is that of connections to come; nil before Run.
 	tls atomic.Pointer[tls.Config]
 
+	// broken has the reason when a transport ended by itself.
+	broken chan error
+
 	// ready is closed when Run has set up listener; closed when it ends.
 	ready, closed chan struct{}
 	listener      *quic.Listener
@@ -115,8 +118,9 @@ func New(cfg Config) (*Endpoint, error) {
 	cfg.ALPNs = slices.Clone(cfg.ALPNs)
 	cfg.SessionALPNs = slices.Clone(cfg.SessionALPNs)
 	e := &Endpoint{
-		log:   cfg.Logger,
-		ready: make(chan struct{}), closed: make(chan struct{}),
+		log:    cfg.Logger,
+		broken: make(chan error, 1),
+		ready:  make(chan struct{}), closed: make(chan struct{}),
 		conns: make(map[*quic.Conn]*Connection), stop: func() {},
 	}
 	if cfg.Resolver != nil && cfg.Socket.Discover == nil {
@@ -141,7 +145,8 @@ func New(cfg Config) (*Endpoint, error) {
 	return e, nil
 }
 
-// Run works until ctx ends or Close is called. Before it returns every
+// Run works until ctx ends or Close is called, or the socket or QUIC stops, which is
+// an error. Before it returns every
 // connection is closed and everything it started is gone. It may be called
 // once.
 func (e *Endpoint) Run(ctx context.Context) error {
@@ -170,12 +175,23 @@ func (e *Endpoint) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-socketDone:
 			err = errors.New("endpoint: the socket stopped")
+		case cause := <-e.broken:
+			err = fmt.Errorf("endpoint: QUIC stopped: %w", cause)
 		}
 	}
 	e.closeAll(socketDone)
 	stopSocket()
 	<-socketDone
 	return errors.Join(err, socketErr)
+}
+
+// transportEnded is called by whoever meets a transport that has ended: if nobody
+// closed it no connection can come up any more, and Run ends too.
+func (e *Endpoint) transportEnded(cause error) {
+	select {
+	case e.broken <- cause:
+	default:
+	}
 }
 
 // begin notes that Run was called.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -497,5 +498,31 @@ func TestSetALPNs(t *testing.T) {
 	cfg.ALPNs = nil
 	if err := start(t, cfg).SetALPNs("test/1"); err == nil {
 		t.Error("an endpoint that accepts nothing took a protocol")
+	}
+}
+
+// When QUIC's transport ends by itself nothing works any more: Run says so, instead
+// of waiting for ever.
+func TestRunEndsWithTheTransport(t *testing.T) {
+	for name, use := range map[string]func(*Endpoint){
+		"accept": func(e *Endpoint) { _, _ = e.Accept(t.Context()) },
+		"dial": func(e *Endpoint) {
+			_, _ = e.Connect(t.Context(), identity.NodeAddr{ID: identity.GenerateSecretKey().NodeID(), Direct: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}}, testALPN)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, err := New(loopback())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- e.Run(context.Background()) }()
+			<-e.ready
+			_ = e.transport.Close()
+			use(e)
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), "QUIC stopped") {
+				t.Errorf("Run: %v", err)
+			}
+		})
 	}
 }

@@ -16,8 +16,8 @@ import (
 // maxCallMe is the most addresses that a call-me-maybe of ours names (S9).
 const maxCallMe = 32
 
-// weighClaims looks at what nodes say after a pong.
-func (c *Conn) weighClaims(now time.Time) {
+// agreedAddrs are the addresses that nodes agree to see us under.
+func (c *Conn) agreedAddrs(now time.Time) []DirectAddr {
 	c.paths.mu.Lock()
 	claims := c.paths.nodes.Claims(now)
 	c.paths.mu.Unlock()
@@ -27,10 +27,7 @@ func (c *Conn) weighClaims(now time.Time) {
 			list = append(list, DirectAddr{Addr: a, Kind: AddrPong})
 		}
 	}
-	if c.addrs.set(func() { c.addrs.agreed = list }) {
-		c.log.Info("peers agree on our address", "addrs", list)
-		c.ownAddrsChanged()
-	}
+	return list
 }
 
 // agreed lists the addresses that two peers in different networks claim, in a

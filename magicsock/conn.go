@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -123,8 +122,10 @@ type Conn struct {
 	survey *survey
 	punch  *puncher
 	addrs  *addrBook
-	home   atomic.Pointer[identity.RelayURL]
 	stats  counters
+
+	// networkKick has a token when NetworkChanged was called.
+	networkKick chan struct{}
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -152,15 +153,19 @@ func New(cfg Config) (*Conn, error) {
 			return nil, err
 		}
 	}
-	socks, err := under.Open(udpconn.Config{Bind4: cfg.Bind4, Bind6: cfg.Bind6, Mark: cfg.Fwmark, Logger: cfg.Logger})
+	var c *Conn
+	socks, err := under.Open(udpconn.Config{
+		Bind4: cfg.Bind4, Bind6: cfg.Bind6, Mark: cfg.Fwmark, Logger: cfg.Logger,
+		Rebound: func() { c.addrs.look(partLocal) },
+	})
 	if err != nil {
 		under.Monitor.Close()
 		return nil, err
 	}
-	c := &Conn{
+	c = &Conn{
 		cfg: cfg, self: cfg.Key.NodeID(), log: cfg.Logger,
 		under: under, socks: socks, monitor: under.Monitor,
-		closed: make(chan struct{}),
+		closed: make(chan struct{}), networkKick: make(chan struct{}, 1),
 	}
 	c.direct = socks[0]
 	if len(socks) > 1 {
@@ -186,11 +191,11 @@ func New(cfg Config) (*Conn, error) {
 		Configured: cfg.Relays, Tokens: cfg.RelayTokens, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
 		Dial: under.DialTCP, Proxy: proxy,
 	})
-	c.home.Store(new(identity.RelayURL))
 	c.relays.Prefer(cfg.Relays)
 	c.punch = newPuncher(c)
 	c.survey = newSurvey(c)
-	c.refreshAddrs()
+	c.addrs.look(partLocal | partRelays)
+	c.addrs.update()
 	return c, nil
 }
 
@@ -207,7 +212,7 @@ func (c *Conn) Run(ctx context.Context) error {
 	g.Go(func() error { c.disco.run(ctx); return nil })
 	g.Go(func() error { c.out.run(ctx); return nil })
 	g.Go(func() error { c.runClock(ctx); return nil })
-	g.Go(func() error { c.watchNetwork(ctx); return nil })
+	g.Go(func() error { c.watch(ctx); return nil })
 	g.Go(func() error { c.survey.run(ctx); return nil })
 	g.Go(func() error { c.punch.run(ctx); return nil })
 	if c.survey.mapper != nil {
@@ -295,6 +300,24 @@ func (c *Conn) Remotes() []RemoteInfo {
 	return c.paths.nodes.Remotes(time.Now())
 }
 
+// SocketTrouble is one of the UDP sockets that a node asked for and does not have
+// now. It is tried again by itself.
+type SocketTrouble struct {
+	Addr netip.AddrPort
+	Err  error
+}
+
+// SocketTroubles lists the sockets that are missing now.
+func (c *Conn) SocketTroubles() []SocketTrouble {
+	var list []SocketTrouble
+	for _, s := range c.socks {
+		if err := s.Unbound(); err != nil {
+			list = append(list, SocketTrouble{Addr: s.LocalAddr(), Err: err})
+		}
+	}
+	return list
+}
+
 // LocalAddrs are the bound addresses; zero for a family that is missing.
 func (c *Conn) LocalAddrs() (v4, v6 netip.AddrPort) {
 	for _, s := range c.socks {
@@ -319,7 +342,7 @@ func (c *Conn) SetPeerNAT(id identity.NodeID, nat nodemap.NAT) {
 }
 
 // HomeRelay is the relay through which others reach this node; zero for none.
-func (c *Conn) HomeRelay() identity.RelayURL { return *c.home.Load() }
+func (c *Conn) HomeRelay() identity.RelayURL { return c.relays.Home() }
 
 // SetHomeRelay makes one relay the home whatever netcheck says; zero is none.
 func (c *Conn) SetHomeRelay(url identity.RelayURL) { c.relays.SetHome(url) }
@@ -329,50 +352,25 @@ func (c *Conn) RelayStatus() []relayactor.Status { return c.relays.Status() }
 
 // relaysChanged is called by the relay actor: another home, or the state of a
 // link.
-func (c *Conn) relaysChanged() {
-	home := c.relays.Home()
-	if old := c.home.Swap(&home); *old != home {
-		c.log.Info("home relay", "url", home)
-		c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.HomeChanged(time.Now(), home) }))
-	}
-	c.addrsChanged()
-}
+func (c *Conn) relaysChanged() { c.addrs.look(partRelays) }
 
 // relayLink is called by the relay actor when a link came up or broke.
 func (c *Conn) relayLink(url identity.RelayURL, up bool) {
 	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.RelayState(time.Now(), url, up) }))
 }
 
-func (c *Conn) addrsChanged() {
-	if c.cfg.OnAddrsChange != nil {
-		c.cfg.OnAddrsChange()
+// NetworkChanged looks at the interfaces again and tests every path. The Conn does
+// so by itself when the monitor sees a change; an application may know earlier.
+func (c *Conn) NetworkChanged() {
+	select {
+	case c.networkKick <- struct{}{}:
+	default:
 	}
 }
 
-// NetworkChanged looks at the interfaces again and tests every path. Run calls
-// it when the monitor sees a change; an application may know earlier.
-func (c *Conn) NetworkChanged() { c.networkChanged(netmon.Event{Major: true}) }
-
-// networkChanged does what an event asks for. After a minor one, such as a
-// second interface, the paths in use go on; what they know is looked at again.
-func (c *Conn) networkChanged(e netmon.Event) {
-	c.refreshAddrs()
-	if e.Major || e.Slept {
-		if err := c.socks.rebind(); err != nil {
-			c.log.Warn("udp rebind", "err", err)
-		}
-		c.punch.closeAll()
-		c.relays.NetworkChanged(e.Slept)
-		c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.NetworkChanged(time.Now()) }))
-		if c.survey.mapper != nil {
-			c.survey.mapper.NetworkChanged()
-		}
-	}
-	c.survey.soon(e.Major || e.Slept)
-}
-
-// watchNetwork passes on what the monitor sees.
-func (c *Conn) watchNetwork(ctx context.Context) {
+// watch keeps what this node knows of itself true until ctx ends: its sockets, its
+// addresses, its home. Nothing else changes them.
+func (c *Conn) watch(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -380,8 +378,34 @@ func (c *Conn) watchNetwork(ctx context.Context) {
 		case e := <-c.monitor.Changed():
 			c.log.Info("network changed", "major", e.Major, "slept", e.Slept)
 			c.networkChanged(e)
+		case <-c.networkKick:
+			c.networkChanged(netmon.Event{Major: true})
+		case <-c.addrs.kick:
+			c.addrs.update()
 		}
 	}
+}
+
+// networkChanged does what an event asks for. After a minor one, such as a
+// second interface, the paths in use go on; what they know is looked at again.
+func (c *Conn) networkChanged(e netmon.Event) {
+	major := e.Major || e.Slept
+	if major {
+		if err := c.socks.rebind(); err != nil {
+			c.log.Warn("udp rebind", "err", err)
+		}
+	}
+	c.addrs.look(partLocal)
+	c.addrs.update()
+	if major {
+		c.punch.closeAll()
+		c.relays.NetworkChanged(e.Slept)
+		c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.NetworkChanged(time.Now()) }))
+		if c.survey.mapper != nil {
+			c.survey.mapper.NetworkChanged()
+		}
+	}
+	c.survey.soon(major)
 }
 
 // admit asks Config.Admit.

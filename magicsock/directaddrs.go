@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/netmon"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
@@ -30,19 +32,91 @@ type DirectAddr struct {
 	Kind AddrKind
 }
 
-// addrBook knows the direct addresses of this node.
+// addrBook knows the direct addresses of this node. One goroutine, that of
+// Conn.watch, changes it, always to what is computed then: whoever has news says
+// which part is due.
 type addrBook struct {
-	c *Conn
+	c    *Conn
+	due  atomic.Uint32 // parts to be looked at
+	kick chan struct{} // holds one: due is not empty
 
 	mu      sync.Mutex   // guards the fields below
-	found   []DirectAddr // by SetDirectAddrs
+	found   []DirectAddr // from outside: by STUN, by port mappings
 	agreed  []DirectAddr // by what peers say
 	local   []DirectAddr
 	changed chan struct{} // closed and replaced at each change
+
+	home identity.RelayURL // as the node map was told; watch's
 }
 
+// Parts of what a node knows of itself.
+const (
+	partLocal  uint32 = 1 << iota // interfaces and sockets
+	partFound                     // the last report and the port mapping
+	partAgreed                    // what peers say
+	partRelays                    // the home relay, the state of links
+)
+
 func newAddrBook(c *Conn) *addrBook {
-	return &addrBook{c: c, changed: make(chan struct{})}
+	return &addrBook{c: c, kick: make(chan struct{}, 1), changed: make(chan struct{})}
+}
+
+// look has parts looked at soon.
+func (b *addrBook) look(parts uint32) {
+	b.due.Or(parts)
+	select {
+	case b.kick <- struct{}{}:
+	default:
+	}
+}
+
+// update looks at the parts that are due, and tells the node map and the
+// application what is new. It is watch's, and New's before that.
+func (b *addrBook) update() {
+	parts, changed := b.due.Swap(0), false
+	if parts&partLocal != 0 {
+		if local, err := b.fromInterfaces(); err != nil {
+			b.c.log.Warn("local addresses", "err", err)
+		} else {
+			changed = b.set(&b.local, local)
+		}
+		b.c.survey.setPort()
+	}
+	if parts&partFound != 0 {
+		changed = b.set(&b.found, b.c.survey.addrs()) || changed
+	}
+	if parts&partAgreed != 0 {
+		changed = b.set(&b.agreed, b.c.agreedAddrs(time.Now())) || changed
+	}
+	if changed {
+		b.tellOwn()
+	}
+	if parts&partRelays != 0 {
+		b.tellHome()
+	}
+	if b.c.cfg.OnAddrsChange != nil && (changed || parts&partRelays != 0) {
+		b.c.cfg.OnAddrsChange()
+	}
+	if parts&partFound != 0 {
+		b.c.survey.found()
+	}
+}
+
+// tellOwn tells the node map, which refuses them for others (S9).
+func (b *addrBook) tellOwn() {
+	own := b.own()
+	b.c.log.Debug("direct addresses", "addrs", b.list())
+	b.c.perform(b.c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.SetOwnAddrs(time.Now(), own) }))
+}
+
+func (b *addrBook) tellHome() {
+	home := b.c.relays.Home()
+	if home == b.home {
+		return
+	}
+	b.home = home
+	b.c.log.Info("home relay", "url", home)
+	b.c.perform(b.c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.HomeChanged(time.Now(), home) }))
 }
 
 // list is all addresses, the ones found from outside first; the first kind
@@ -75,12 +149,12 @@ func (b *addrBook) anyLocal(which func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(b.local, func(d DirectAddr) bool { return which(d.Addr.Addr()) })
 }
 
-// set replaces what change does not leave alone and reports a difference.
-func (b *addrBook) set(change func()) bool {
+// set replaces one of the lists and reports a difference of the whole.
+func (b *addrBook) set(part *[]DirectAddr, list []DirectAddr) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := b.listLocked()
-	change()
+	*part = list
 	if slices.Equal(before, b.listLocked()) {
 		return false
 	}
@@ -109,36 +183,6 @@ func (c *Conn) WaitDirectAddrs(ctx context.Context) ([]DirectAddr, error) {
 	}
 }
 
-// SetDirectAddrs tells what was found from outside: by STUN, by port mappings.
-// It replaces what it was told before.
-func (c *Conn) SetDirectAddrs(found []DirectAddr) {
-	found = slices.Clone(found)
-	if c.addrs.set(func() { c.addrs.found = found }) {
-		c.ownAddrsChanged()
-	}
-}
-
-// refreshAddrs reads the interfaces.
-func (c *Conn) refreshAddrs() {
-	local, err := c.addrs.fromInterfaces()
-	if err != nil {
-		c.log.Warn("local addresses", "err", err)
-		return
-	}
-	if c.addrs.set(func() { c.addrs.local = local }) {
-		c.ownAddrsChanged()
-	}
-}
-
-// ownAddrsChanged tells the node map, which refuses them for others (S9), and
-// the application.
-func (c *Conn) ownAddrsChanged() {
-	own := c.addrs.own()
-	c.log.Debug("direct addresses", "addrs", c.addrs.list())
-	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.SetOwnAddrs(time.Now(), own) }))
-	c.addrsChanged()
-}
-
 // loopbackOK says that loopback addresses of others may be used: a socket is
 // bound to one.
 func (b *addrBook) loopbackOK() bool {
@@ -162,6 +206,9 @@ func (b *addrBook) fromInterfaces() ([]DirectAddr, error) {
 	}
 	for _, s := range b.c.socks {
 		bound := s.LocalAddr()
+		if s.Unbound() != nil {
+			continue
+		}
 		if !bound.Addr().IsUnspecified() {
 			add(&good, bound.Addr(), bound.Port())
 			continue

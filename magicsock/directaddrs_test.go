@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
@@ -60,7 +61,7 @@ func TestPrivateAddressesForPeersOnly(t *testing.T) {
 	cfg.Paired = everybody
 	c := start(t, cfg)
 	public := addrPort("203.0.113.7:1000")
-	c.SetDirectAddrs([]DirectAddr{
+	c.addrs.set(&c.addrs.found, []DirectAddr{
 		{Addr: addrPort("10.1.2.3:5"), Kind: AddrPortmap},
 		{Addr: addrPort("100.64.1.1:5"), Kind: AddrSTUN},
 		{Addr: addrPort("[fd00::1]:5"), Kind: AddrLocal},
@@ -80,10 +81,7 @@ func TestPrivateAddressesForPeersOnly(t *testing.T) {
 }
 
 func TestBoundAddressIsTheOnlyOne(t *testing.T) {
-	changed := make(chan struct{}, 8)
-	cfg := loopbackConfig(1)
-	cfg.OnAddrsChange = func() { changed <- struct{}{} }
-	c := start(t, cfg)
+	c := start(t, loopbackConfig(1))
 	list, err := c.WaitDirectAddrs(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -96,25 +94,50 @@ func TestBoundAddressIsTheOnlyOne(t *testing.T) {
 	if !slices.Equal(list, want) {
 		t.Errorf("got %v, want %v", list, want)
 	}
-	for len(changed) > 0 {
-		<-changed
+}
+
+// What others are told is always computed anew, by one goroutine: a part that was
+// computed earlier cannot win, and no change is told twice.
+func TestAddressesAreComputedAnew(t *testing.T) {
+	told := 0
+	cfg := loopbackConfig(1)
+	cfg.OnAddrsChange = func() { told++ }
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
 	}
-	c.SetDirectAddrs([]DirectAddr{{addrPort("203.0.113.7:1000"), AddrSTUN}})
-	c.SetDirectAddrs([]DirectAddr{{addrPort("203.0.113.7:1000"), AddrSTUN}})
-	if len(changed) != 1 {
-		t.Errorf("told %d times of one change", len(changed))
+	defer c.Close()
+	right := c.DirectAddrs()
+	c.addrs.set(&c.addrs.local, []DirectAddr{{addrPort("192.0.2.1:1"), AddrLocal}})
+	told = 0
+	for range 3 {
+		c.addrs.look(partLocal)
+		c.addrs.update()
+	}
+	if got := c.DirectAddrs(); told != 1 || !slices.Equal(got, right) {
+		t.Errorf("told %d times, and has %v, want %v", told, got, right)
+	}
+
+	relay, err := identity.ParseRelayURL("https://relay.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetHomeRelay(relay) // by another goroutine than the one that tells
+	c.addrs.update()
+	if c.addrs.home != relay || c.HomeRelay() != relay || told != 2 {
+		t.Errorf("home %v, told %d times", c.addrs.home, told)
 	}
 }
 
 func TestWaitDirectAddrsGivesUp(t *testing.T) {
 	c := start(t, loopbackConfig(1))
-	c.addrs.set(func() { c.addrs.local = nil })
+	c.addrs.set(&c.addrs.local, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	if list, err := c.WaitDirectAddrs(ctx); err == nil {
 		t.Errorf("got %v", list)
 	}
-	go c.SetDirectAddrs([]DirectAddr{{addrPort("203.0.113.7:1000"), AddrSTUN}})
+	go c.addrs.set(&c.addrs.found, []DirectAddr{{addrPort("203.0.113.7:1000"), AddrSTUN}})
 	if list, err := c.WaitDirectAddrs(context.Background()); err != nil || len(list) != 1 {
 		t.Errorf("got %v, %v", list, err)
 	}

@@ -202,7 +202,7 @@ func (d *discoIO) handle(p discoPacket) {
 		d.c.punch.adopt(p.via)
 	}
 	if pong, ok := message.(*disco.Pong); ok {
-		defer d.c.weighClaims(now)
+		defer d.c.addrs.look(partAgreed)
 		if p.from.UDP.IsValid() && pong.Src.IsValid() && p.via == nil {
 			d.c.survey.checker.Observe(p.from.UDP, pong.Src, now)
 		}

@@ -1,11 +1,6 @@
 package magicsock
 
 import (
-	"context"
-	"errors"
-	"net"
-	"time"
-
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
@@ -84,7 +79,7 @@ func (c *Conn) readOther() {
 	ms := newMessages(udpconn.MaxBatch)
 	for {
 		n, err := c.other.Read(ms)
-		if err != nil && !c.readFailed(c.other, err) {
+		if err != nil { // closed
 			return
 		}
 		for i := range n {
@@ -108,28 +103,4 @@ func newMessages(n int) []udpconn.Message {
 
 func fromUDP(m *udpconn.Message) inbound {
 	return inbound{data: m.Buf[:m.N], seg: m.Seg, from: nodemap.UDPAddr(m.From), ecn: m.TOS & 3}
-}
-
-// readRetry is the pause after a read that failed without reason.
-const readRetry = 50 * time.Millisecond
-
-// readFailed judges the error of a socket: false means that reading is over.
-// Anything but a close is taken for passing, after a pause and a new socket.
-func (c *Conn) readFailed(s Socket, err error) bool {
-	if errors.Is(err, net.ErrClosed) || c.isClosed() {
-		return false
-	}
-	c.stats.readErrors.Add(1)
-	c.log.Warn("udp read", "addr", s.LocalAddr(), "err", err)
-	ctx, cancel := context.WithTimeout(context.Background(), readRetry)
-	defer cancel()
-	select {
-	case <-ctx.Done():
-	case <-c.closed:
-		return false
-	}
-	if err := s.Rebind(); err != nil {
-		c.log.Warn("udp rebind", "err", err)
-	}
-	return true
 }

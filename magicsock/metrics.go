@@ -24,8 +24,6 @@ type Metrics struct {
 	NoRoute, Limited uint64
 	// Sends that the system or the relay's queue refused.
 	SendErrors, RelayDropped uint64
-	// Receives that failed for no reason known.
-	ReadErrors uint64
 	// Packets sent again after an outage.
 	Resent uint64
 	// Packets that left and came in two halves, and those that were too large
@@ -52,7 +50,7 @@ type Metrics struct {
 type counters struct {
 	sendUDP, sendRelay, recvUDP, recvRelay                 atomic.Uint64
 	unknownSource, recvGarbage, recvSTUN, noRoute, limited atomic.Uint64
-	sendErrors, relayDropped, readErrors, resent           atomic.Uint64
+	sendErrors, relayDropped, resent                       atomic.Uint64
 	sentCut, recvCut, tooLarge, sentPunch                  atomic.Uint64
 	recvDisco, notAdmitted, discoDropped, badKey, badDisco atomic.Uint64
 	recvPing, recvPong, recvCallMeMaybe                    atomic.Uint64
@@ -90,7 +88,7 @@ func (c *Conn) Metrics() Metrics {
 		UnknownSource: s.unknownSource.Load(), RecvGarbage: s.recvGarbage.Load(), RecvSTUN: s.recvSTUN.Load(),
 		NoRoute: s.noRoute.Load(), Limited: s.limited.Load(),
 		SendErrors: s.sendErrors.Load(), RelayDropped: s.relayDropped.Load(),
-		ReadErrors: s.readErrors.Load(), Resent: s.resent.Load(),
+		Resent:  s.resent.Load(),
 		SentCut: s.sentCut.Load(), RecvCut: s.recvCut.Load(), TooLarge: s.tooLarge.Load(), SentPunch: s.sentPunch.Load(),
 		RecvDisco: s.recvDisco.Load(), NotAdmitted: s.notAdmitted.Load(), DiscoDropped: s.discoDropped.Load(),
 		BadKey: s.badKey.Load(), BadDisco: s.badDisco.Load(),

@@ -171,7 +171,7 @@ func (p *PacketConn) wait() error {
 			if err := p.woken(); err != nil {
 				return err
 			}
-		case !p.c.readFailed(p.c.direct, err):
+		default:
 			return net.ErrClosed
 		}
 	}

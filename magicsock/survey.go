@@ -69,9 +69,7 @@ func newSurvey(c *Conn) *survey {
 			Gateway: s.gateway, Control: control, Secret: secret[:], Changed: s.news, Logger: c.log,
 			Listen: c.under.ListenUDP, DialTCP: c.under.DialTCP,
 		})
-		if v4, _ := c.LocalAddrs(); v4.IsValid() {
-			s.mapper.SetPort(v4.Port())
-		}
+		s.setPort()
 	}
 	var relays []relay.Node
 	for _, url := range c.cfg.Relays {
@@ -103,6 +101,13 @@ func (s *survey) gateway() (portmap.Gateway, bool) {
 	return portmap.Gateway{Addr: g.Addr, Self: g.Self, Interface: g.Interface}, ok
 }
 
+// setPort tells the port mapper which port is to be reached from outside.
+func (s *survey) setPort() {
+	if v4, _ := s.c.LocalAddrs(); s.mapper != nil && v4.IsValid() {
+		s.mapper.SetPort(v4.Port())
+	}
+}
+
 // have says that there is a direct address of that IP version, and a socket.
 func (s *survey) have(is6 bool) bool {
 	return s.c.addrs.anyLocal(func(a netip.Addr) bool { return a.Is6() == is6 && !a.IsLoopback() })
@@ -131,7 +136,6 @@ func (s *survey) run(ctx context.Context) {
 			s.mapper.Wake()
 		}
 		_, _ = s.report(ctx, s.takeFull(), nil) // the error is that of ctx
-		s.flushCallMe()
 		timer.Reset(s.pause())
 	}
 }
@@ -174,15 +178,15 @@ func (s *survey) report(ctx context.Context, full bool, progress func(netcheck.P
 		return r, err
 	}
 	s.fresh(began)
-	s.use()
+	s.news()
 	return r, err
 }
 
-// use applies the last report and the port mapping.
-func (s *survey) use() {
-	c := s.c
-	c.SetDirectAddrs(s.addrs())
-	r := s.checker.Last()
+// found applies the last report, when the addresses in it are in force: what waited
+// for them goes out.
+func (s *survey) found() {
+	defer s.flushCallMe()
+	c, r := s.c, s.checker.Last()
 	if r == nil {
 		return
 	}
@@ -220,11 +224,8 @@ func (s *survey) addrs() []DirectAddr {
 	return list
 }
 
-// news is called by the port mapper.
-func (s *survey) news() {
-	s.use()
-	s.flushCallMe()
-}
+// news says that there is a report, a port mapping or an address from outside.
+func (s *survey) news() { s.c.addrs.look(partFound) }
 
 // seen is called by the checker as soon as it knows an address, long before a
 // report is complete: what waits for addresses goes out.

@@ -25,6 +25,7 @@ type Socket interface {
 	SetReadDeadline(t time.Time) error
 	SyscallConn() (syscall.RawConn, error)
 	Rebind() error
+	Unbound() error
 	Stats() udpconn.Stats
 	Close() error
 }

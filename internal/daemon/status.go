@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nodetun/nodetun/dnsmap"
@@ -141,6 +143,7 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	if !d.online() {
 		warn("this machine has no network address: no peer can be reached", "connect a network; nothing else is to be done")
 	}
+	d.socketHealth(warn)
 	d.relayHealth(warn)
 	if d.poolFail != nil {
 		warn("no IPv4 in the tunnel: "+oneLine(d.poolFail), "set ipv4_pool to a prefix that this host does not use")
@@ -172,6 +175,24 @@ func (d *Daemon) online() bool {
 		}
 	}
 	return false
+}
+
+// socketHealth tells of UDP sockets that are missing.
+func (d *Daemon) socketHealth(warn func(what, fix string)) {
+	for _, trouble := range d.endpoint.Socket().SocketTroubles() {
+		why := oneLine(trouble.Err)
+		switch {
+		case errors.Is(trouble.Err, syscall.EADDRNOTAVAIL):
+			why = "the address is not there"
+		case errors.Is(trouble.Err, syscall.EADDRINUSE):
+			why = "another program has the port"
+		case errors.Is(trouble.Err, syscall.EMFILE), errors.Is(trouble.Err, syscall.ENFILE):
+			why = "too many files are open"
+		case errors.Is(trouble.Err, syscall.ENOMEM), errors.Is(trouble.Err, syscall.ENOBUFS):
+			why = "the system has no memory for it"
+		}
+		warn(fmt.Sprintf("no UDP socket on %s: %s", trouble.Addr.Addr(), why), "it is tried again by itself")
+	}
 }
 
 // relayHealth tells of relays that do not answer. Relays that were switched off are

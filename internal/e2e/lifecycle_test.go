@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,5 +110,41 @@ func TestNetnsDetach(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(a.Dir, "run", "nodetun.sock")); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+// The address that the node is bound to goes away and comes back, as on a laptop that
+// changes its network: what was open goes on.
+func TestNetnsBoundAddressGoes(t *testing.T) {
+	a, b := pairStopped(t)
+	a.Start(t, "--relay", "none", "--bind", "10.0.0.1")
+	b.Start(t, "--relay", "none")
+	_, key := b.Sshd(t)
+	bob := a.Status(t).Peers[0]
+	shell := a.SSHSession(t, key, bob.IPv6, 100*time.Millisecond)
+
+	dev := strings.Fields(a.NS.Run(t, "ip", "-o", "addr", "show", "to", "10.0.0.1"))[1]
+	a.NS.Run(t, "ip", "addr", "del", "10.0.0.1/24", "dev", dev)
+	const said = "no UDP socket on 10.0.0.1: the address is not there"
+	health := func() string { return a.Nodetun(t, "status") }
+	hosttest.Eventually(t, 5*time.Second, "status tells of the socket", func() error {
+		if out := health(); !strings.Contains(out, said) {
+			return errors.New(out)
+		}
+		return nil
+	})
+	a.NS.Run(t, "ip", "addr", "add", "10.0.0.1/24", "dev", dev)
+	before, _ := shell.State()
+	hosttest.Eventually(t, 10*time.Second, "the running session goes on", func() error {
+		if now, _ := shell.State(); now < before+20 {
+			return fmt.Errorf("%d lines, then %d", before, now)
+		}
+		return nil
+	})
+	if out := health(); strings.Contains(out, said) {
+		t.Error(out)
+	}
+	if err := shell.Alive(); err != nil {
+		t.Error(err)
 	}
 }

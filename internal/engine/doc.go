@@ -19,6 +19,7 @@
 // What the package is not: it chooses no path (magicsock), stores nothing
 // (internal/config) and changes nothing on the host (routing, dnsmap).
 //
-// All methods of Engine may be called concurrently. Lock order: Engine.mu
-// before peer.mu; nothing is held while a callback, a send or a dial runs.
+// All methods of Engine may be called concurrently, but SetPeers by one caller at a
+// time. No lock but peer.mu is held with another, and nothing is held while a
+// callback, a send or a dial runs.
 package engine

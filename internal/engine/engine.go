@@ -77,10 +77,8 @@ type Engine struct {
 
 	factsKick chan struct{} // holds one: the facts may have changed
 
-	// peers is replaced whole, never changed: reading it needs no lock.
+	// peers is replaced whole, by SetPeers, never changed: reading it needs no lock.
 	peers atomic.Pointer[map[identity.NodeID]*peer]
-	// mu guards the replacing of peers.
-	mu sync.Mutex
 }
 
 // DefaultMTU is that of the link in bytes: it leaves room for the outer headers on a path of 1500 bytes.
@@ -114,16 +112,19 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// Run carries traffic until ctx ends or the link breaks. Before it returns it
+// Run carries traffic until ctx ends, or the link or the endpoint breaks. Before it returns it
 // closes the link, tells the peers that it goes (code 4) and waits for all it
 // started. It may be called once.
 func (e *Engine) Run(ctx context.Context) error {
-	var linkErr error
+	var linkErr, acceptErr error
 	e.tasks.Go(func() {
 		linkErr = e.readLink()
 		e.end()
 	})
-	e.tasks.Go(e.acceptLoop)
+	e.tasks.Go(func() {
+		acceptErr = e.acceptLoop()
+		e.end()
+	})
 	e.tasks.Go(e.tellFacts)
 	select {
 	case <-ctx.Done():
@@ -140,7 +141,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if stopping {
 		return nil
 	}
-	return linkErr
+	return errors.Join(linkErr, acceptErr)
 }
 
 // spawn runs f on a goroutine that Run waits for; false once life has ended.
@@ -165,7 +166,6 @@ func (e *Engine) end() {
 // peers are disconnected and refused, and every flow that the new rules do not
 // allow has ended (S16). One caller at a time.
 func (e *Engine) SetPeers(list []Peer) {
-	e.mu.Lock()
 	old := *e.peers.Load()
 	next := make(map[identity.NodeID]*peer, len(list))
 	var fresh []*peer
@@ -177,12 +177,10 @@ func (e *Engine) SetPeers(list []Peer) {
 		}
 		next[entry.ID] = p
 	}
-	e.peers.Store(&next)
-	e.mu.Unlock()
-
-	for _, entry := range list {
+	for _, entry := range list { // before they are found: a new peer is denied
 		next[entry.ID].configure(entry)
 	}
+	e.peers.Store(&next)
 	for id, p := range old {
 		if next[id] == nil {
 			p.forget()
@@ -233,15 +231,17 @@ func (e *Engine) sorted() []*peer {
 	return slices.SortedFunc(maps.Values(*e.peers.Load()), func(a, b *peer) int { return a.id.Compare(b.id) })
 }
 
-// acceptLoop takes connections of peers until the engine's life ends.
-func (e *Engine) acceptLoop() {
+// acceptLoop takes connections of peers until the engine's life ends, or the
+// endpoint, which is an error.
+func (e *Engine) acceptLoop() error {
 	for {
 		conn, err := e.cfg.Endpoint.Accept(e.life)
-		if err != nil {
-			if e.life.Err() == nil {
-				e.log.Error("no more connections can be accepted", "err", err)
-			}
-			return
+		switch {
+		case err == nil:
+		case e.life.Err() != nil:
+			return nil
+		default:
+			return fmt.Errorf("engine: no more connections can be accepted: %w", err)
 		}
 		if !e.spawn(func() { e.accept(conn) }) {
 			conn.Close(uint64(wire.CloseShuttingDown), "shutting down")

@@ -33,6 +33,7 @@ type node struct {
 	table  *routing.Table
 	host   *fakeHost
 	stop   func()
+	wait   func() error // for the engine to end by itself
 }
 
 // fakeHost plays the programs and the kernel of a node: TCP in a stack of its
@@ -78,6 +79,11 @@ func startNode(t *testing.T, key *identity.SecretKey, salt []byte, pool netip.Pr
 	go func() { endDone <- n.end.Run(endCtx) }()
 	go func() { engineDone <- n.engine.Run(ctx) }()
 	stopped := false
+	n.wait = func() error {
+		err := <-engineDone
+		engineDone <- nil // for stop
+		return err
+	}
 	n.stop = func() {
 		if stopped {
 			return

@@ -2,8 +2,11 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"testing"
 
+	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/internal/rules"
@@ -126,5 +129,54 @@ func TestPacketTooBig(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Whoever finds a new peer finds it with its rules: one that calls at that very
+// moment is not told that it is denied.
+func TestNewPeersAreNeverDenied(t *testing.T) {
+	n := startNode(t, nil, nil, testPool)
+	ids := make([]identity.NodeID, 500)
+	for i := range ids {
+		ids[i] = identity.GenerateSecretKey().NodeID()
+	}
+	all, err := rules.Parse([]string{"all"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var looker sync.WaitGroup
+	added := make(chan struct{})
+	looker.Go(func() {
+		for {
+			select {
+			case <-added:
+				return
+			default:
+			}
+			for _, p := range *n.engine.peers.Load() {
+				if !p.allowed() {
+					t.Errorf("%s is denied", p.id)
+					return
+				}
+			}
+		}
+	})
+	for i := range ids {
+		list := []Peer{}
+		for _, id := range ids[:i+1] {
+			list = append(list, Peer{ID: id, Rules: all})
+		}
+		n.engine.SetPeers(list)
+	}
+	close(added)
+	looker.Wait()
+}
+
+// An engine whose endpoint has ended does not go on as if nothing were.
+func TestRunEndsWithTheEndpoint(t *testing.T) {
+	n := startNode(t, nil, nil, testPool)
+	n.end.Close(0, "")
+	if err := n.wait(); err == nil || !errors.Is(err, endpoint.ErrClosed) {
+		t.Errorf("Run: %v", err)
 	}
 }

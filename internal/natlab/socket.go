@@ -156,6 +156,9 @@ func (s *socket) Rebind() error {
 	return nil
 }
 
+// Unbound is nil: these sockets stay.
+func (s *socket) Unbound() error { return nil }
+
 // Stats are always zero.
 func (s *socket) Stats() udpconn.Stats { return s.stats }
 

@@ -93,7 +93,14 @@ func (c *Client) tell(change func(in *input)) {
 
 // SetPort names the local UDP port to map; 0, as at the beginning, gives the
 // mapping back.
-func (c *Client) SetPort(local uint16) { c.tell(func(in *input) { in.port = local }) }
+func (c *Client) SetPort(local uint16) {
+	c.mu.Lock()
+	same := c.in.port == local
+	c.mu.Unlock()
+	if !same { // telling it ends what is being asked
+		c.tell(func(in *input) { in.port = local })
+	}
+}
 
 // NetworkChanged says that the router may be another one, or may have
 // forgotten the mapping. What is being asked at the moment is given up.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,17 +43,31 @@ type Message struct {
 	TOS uint8
 }
 
-// Conn is one UDP socket of one IP version. See the package comment for who
-// may call what.
+// ErrUnbound is wrapped by the error of a send while there is no socket.
+var ErrUnbound = errors.New("no UDP socket")
+
+// Conn is one UDP socket of one IP version. It is bound or it looks for a way to
+// be bound again: a file descriptor that broke or could not be had anew ends
+// nothing. See the package comment for who may call what.
 type Conn struct {
 	network string // "udp4" or "udp6"
 	cfg     Config
+	// bind makes a socket; tests put one that fails in its place.
+	bind func(netip.AddrPort) (*socket, error)
+	// want is the address of the first socket, which each later one asks for.
+	want netip.AddrPort
 
-	cur atomic.Pointer[socket] // never nil
-	rx  receiver               // used by the one reader
+	cur atomic.Pointer[socket] // never nil, closed while the Conn is unbound
+	// The one reader's: what it reads into, and its last pause before a try to be
+	// bound again, 0 once something was read.
+	rx    receiver
+	pause time.Duration
+	// changed has a token when a reader that waits for a socket should look again.
+	changed chan struct{}
 
 	mu       sync.Mutex // guards replacing cur, and the fields below
 	deadline time.Time  // of reads, kept for the next socket
+	unbound  error      // why there is no socket now
 	closed   bool
 
 	stats counters
@@ -70,19 +85,21 @@ type socket struct {
 
 // listen binds one socket. The error wraps ErrPortInUse where that is the cause.
 func listen(network string, addr netip.AddrPort, cfg Config) (*Conn, error) {
-	c := &Conn{network: network, cfg: cfg}
+	c := &Conn{network: network, cfg: cfg, changed: make(chan struct{}, 1)}
 	c.rx.init()
+	c.bind = c.newSocket
 	s, err := c.bind(addr)
 	if err != nil {
 		return nil, err
 	}
+	c.want = s.local
 	c.cur.Store(s)
 	return c, nil
 }
 
-// bind makes a socket with all its options. The whole Config is read again for
+// newSocket makes a socket with all its options. The whole Config is read again for
 // each, so that a rebound socket lacks nothing.
-func (c *Conn) bind(addr netip.AddrPort) (*socket, error) {
+func (c *Conn) newSocket(addr netip.AddrPort) (*socket, error) {
 	lc := net.ListenConfig{Control: MarkControl(c.cfg.Mark, c.cfg.Logger)}
 	pc, err := lc.ListenPacket(context.Background(), c.network, addr.String())
 	if err != nil {
@@ -104,7 +121,7 @@ func (c *Conn) bind(addr netip.AddrPort) (*socket, error) {
 	return s, nil
 }
 
-// LocalAddr is the bound address.
+// LocalAddr is the bound address, or the last one while there is none.
 func (c *Conn) LocalAddr() netip.AddrPort { return c.cur.Load().local }
 
 // Is6 reports whether this is the IPv6 socket.
@@ -115,18 +132,22 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.cur.Load().raw,
 
 // Read waits for packets and fills ms from the front. It returns the number of
 // messages, at least 1, or an error: one that wraps net.ErrClosed after Close,
-// os.ErrDeadlineExceeded after the deadline. Rebind does not end it.
+// os.ErrDeadlineExceeded after the deadline. Whatever else happens to the socket
+// is mended here.
 func (c *Conn) Read(ms []Message) (int, error) {
 	for {
 		s := c.cur.Load()
 		n, err := c.receive(s, ms, true)
-		if n > 0 {
+		switch {
+		case n > 0:
+			c.pause = 0
 			return n, nil
-		}
-		if errors.Is(err, net.ErrClosed) && c.replaced(s) {
+		case err == nil:
 			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return 0, err
 		}
-		if err != nil {
+		if err := c.awaitNext(s, err); err != nil {
 			return 0, err
 		}
 	}
@@ -134,19 +155,11 @@ func (c *Conn) Read(ms []Message) (int, error) {
 
 // TryRead is Read that returns 0 where Read would wait.
 func (c *Conn) TryRead(ms []Message) (int, error) {
-	s := c.cur.Load()
-	n, err := c.receive(s, ms, false)
-	if errors.Is(err, net.ErrClosed) && c.replaced(s) {
-		return 0, nil
+	n, err := c.receive(c.cur.Load(), ms, false)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !c.isClosed() {
+		return 0, nil // Read will meet it, and mend it
 	}
 	return n, err
-}
-
-// replaced waits for a running Rebind and reports whether s has a successor.
-func (c *Conn) replaced(s *socket) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.closed && c.cur.Load() != s
 }
 
 // SetReadDeadline is that of net.Conn: a time in the past wakes the reader.
@@ -154,6 +167,10 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline = t
+	if c.unbound != nil {
+		c.lookAgain()
+		return nil
+	}
 	return c.cur.Load().SetReadDeadline(t)
 }
 
@@ -206,14 +223,14 @@ func (c *Conn) verdict(s *socket, err error) error {
 		return nil
 	case isSizeError(err):
 		c.stats.tooBig.Add(1)
-	case errors.Is(err, net.ErrClosed) && c.replaced(s):
+		return nil
 	case errors.Is(err, net.ErrClosed):
-		return err
-	default:
-		c.stats.txErrors.Add(1)
-		return err
+		if err = c.gone(s); err == nil {
+			return nil
+		}
 	}
-	return nil
+	c.stats.txErrors.Add(1)
+	return err
 }
 
 // send is one system call, counted.
@@ -227,42 +244,6 @@ func (c *Conn) send(s *socket, b []byte, seg int, ecn uint8, to netip.AddrPort) 
 		return err
 	}
 	c.stats.sent(len(b), seg)
-	return nil
-}
-
-// Rebind replaces the file descriptor by a new one on the same port, or on any
-// port if that was taken in the meantime. The reader goes on with the new one.
-func (c *Conn) Rebind() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return net.ErrClosed
-	}
-	old := c.cur.Load()
-	old.Close()
-	s, err := c.bind(old.local)
-	if errors.Is(err, ErrPortInUse) {
-		c.cfg.Logger.Warn("udp port was taken during rebind", "network", c.network, "err", err)
-		s, err = c.bind(netip.AddrPortFrom(old.local.Addr(), 0))
-	}
-	if err != nil {
-		return fmt.Errorf("rebind: %w", err)
-	}
-	c.cur.Store(s)
-	return s.SetReadDeadline(c.deadline)
-}
-
-// Close closes the socket for good.
-func (c *Conn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil
-	}
-	c.closed = true
-	if err := c.cur.Load().Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("close %s: %w", c.network, err)
-	}
 	return nil
 }
 

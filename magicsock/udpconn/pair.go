@@ -33,6 +33,9 @@ type Config struct {
 	// Mark is the firewall mark (SO_MARK) of all packets sent; 0 is none. A
 	// mark that the process may not set is left out and logged.
 	Mark uint32
+	// Rebound is called when a socket got another file descriptor or lost its own.
+	// It must not block or call back. Nil: nobody is told.
+	Rebound func()
 	// Logger gets what is unusual but not fatal. Nil discards it.
 	Logger *slog.Logger
 }

@@ -17,11 +17,13 @@ type Stats struct {
 	TooBig uint64
 	// TxErrors are sends that failed in another way.
 	TxErrors uint64
+	// RxErrors are reads that ended the life of a file descriptor.
+	RxErrors uint64
 }
 
 type counters struct {
 	rxBytes, txBytes, rxPackets, txPackets, rxCalls, txCalls, rxGRO, txGSO atomic.Uint64
-	truncated, tooBig, txErrors                                            atomic.Uint64
+	truncated, tooBig, txErrors, rxErrors                                  atomic.Uint64
 }
 
 // sent counts one successful call; seg is 0 for a single packet.
@@ -66,5 +68,6 @@ func (c *Conn) Stats() Stats {
 		RxCalls: s.rxCalls.Load(), TxCalls: s.txCalls.Load(),
 		RxGRO: s.rxGRO.Load(), TxGSO: s.txGSO.Load(),
 		Truncated: s.truncated.Load(), TooBig: s.tooBig.Load(), TxErrors: s.txErrors.Load(),
+		RxErrors: s.rxErrors.Load(),
 	}
 }
