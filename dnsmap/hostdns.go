@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -112,8 +111,7 @@ type HostDNS struct {
 
 	backend backend // nil in mode none and before Apply
 
-	mu    sync.Mutex // guards found
-	found []string
+	found []string // the servers that OnServers was told of last
 }
 
 // NewHost checks the configuration; it changes nothing. Errors wrap ErrMode or
@@ -188,21 +186,11 @@ func (h *HostDNS) use(ctx context.Context, mode Mode, b backend) (Report, error)
 // learn passes on the servers that the host asked before, if they changed.
 func (h *HostDNS) learn() {
 	now := h.backend.servers()
-	h.mu.Lock()
 	same := slices.Equal(now, h.found)
 	h.found = now
-	h.mu.Unlock()
 	if !same && h.cfg.OnServers != nil {
 		h.cfg.OnServers(slices.Clone(now))
 	}
-}
-
-// Servers returns the servers that the host asked before, for Server.SetForward;
-// it is empty in other modes than file.
-func (h *HostDNS) Servers() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.found)
 }
 
 // Run puts the settings back when others take them away, until ctx ends, then

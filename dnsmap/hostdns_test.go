@@ -184,8 +184,8 @@ func TestFileServers(t *testing.T) {
 			f := newFile(t, tc.content)
 			var told []string
 			h := f.apply(t, func(c *dnsmap.HostConfig) { c.OnServers = func(s []string) { told = s } })
-			if got := h.Servers(); !slices.Equal(got, tc.want) || !slices.Equal(told, tc.want) {
-				t.Errorf("servers %v, told %v, want %v", got, told, tc.want)
+			if !slices.Equal(told, tc.want) {
+				t.Errorf("told %v, want %v", told, tc.want)
 			}
 			undo(t, h)
 			if got := f.read(t); got != tc.content {
@@ -228,7 +228,7 @@ func TestFileIsKept(t *testing.T) {
 	until(t, 2*time.Second, "new servers are known", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return slices.Equal(told, []string{"198.51.100.1"}) && slices.Equal(h.Servers(), told)
+		return slices.Equal(told, []string{"198.51.100.1"})
 	})
 	t.Cleanup(func() { // before keep's, which undoes
 		if !strings.Contains(f.read(t), "198.51.100.1") {
@@ -413,7 +413,7 @@ func TestNoneAndAutoChangeNothing(t *testing.T) {
 			t.Errorf("%s: %+v, %v", mode, report, err)
 		}
 		keep(t, h)
-		if f.read(t) != original || len(h.Servers()) != 0 {
+		if f.read(t) != original {
 			t.Errorf("%s changed something", mode)
 		}
 		leftovers(t, f)

@@ -126,7 +126,13 @@ func New(cfg Config) (*Endpoint, error) {
 	if cfg.Resolver != nil && cfg.Socket.Discover == nil {
 		cfg.Socket.Discover = e.rediscover
 	}
-	cfg.Socket.OnRevived = e.renew
+	told := cfg.Socket.OnRevived
+	cfg.Socket.OnRevived = func(id identity.NodeID) {
+		e.renew(id)
+		if told != nil {
+			told(id)
+		}
+	}
 	e.cfg = cfg
 	socket, err := magicsock.New(cfg.Socket)
 	if err != nil {
@@ -365,9 +371,6 @@ func (e *Endpoint) awaitReady(ctx context.Context) error {
 // adopt wraps a connection whose handshake is complete; id is what it proved.
 func (e *Endpoint) adopt(conn *quic.Conn, id identity.NodeID, dialler bool) (*Connection, error) {
 	state := conn.ConnectionState()
-	if !state.GSO {
-		e.resets.noOffload.Store(true)
-	}
 	e.mu.Lock()
 	if e.stopping {
 		e.mu.Unlock()
@@ -381,6 +384,10 @@ func (e *Endpoint) adopt(conn *quic.Conn, id identity.NodeID, dialler bool) (*Co
 	}
 	e.conns[conn] = c
 	e.mu.Unlock()
+	if mapped := e.socket.MappedAddr(id).AddrPort().Addr(); !state.GSO {
+		e.resets.plain.add(mapped, 1)
+		context.AfterFunc(conn.Context(), func() { e.resets.plain.add(mapped, -1) })
+	}
 	context.AfterFunc(conn.Context(), func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()

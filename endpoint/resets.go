@@ -27,9 +27,9 @@ const (
 // a segment size, resets with nothing.
 type resetGuard struct {
 	*magicsock.PacketConn
-	// noOffload is set when connections do not use segmentation offload: then
-	// resets cannot be told apart and pass.
-	noOffload atomic.Bool
+	// plain are the nodes with connections that do not use segmentation offload:
+	// for them resets cannot be told apart, and pass.
+	plain plainNodes
 
 	sent, dropped atomic.Uint64
 	rate          resetRate
@@ -37,7 +37,7 @@ type resetGuard struct {
 
 // WriteMsgUDP drops a reset that is one too many.
 func (g *resetGuard) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && !g.noOffload.Load() {
+	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && !g.plain.has(addr.AddrPort().Addr()) {
 		if !g.rate.allow(time.Now(), addr.AddrPort().Addr()) {
 			g.dropped.Add(1)
 			return len(b), 0, nil
@@ -47,10 +47,29 @@ func (g *resetGuard) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int,
 	return g.PacketConn.WriteMsgUDP(b, oob, addr)
 }
 
-// ResetCounts returns how many stateless resets were sent, and how many more
-// would have been without the limit, since the start.
-func (e *Endpoint) ResetCounts() (sent, dropped uint64) {
-	return e.resets.sent.Load(), e.resets.dropped.Load()
+// plainNodes counts connections by the mapped address of their node; the zero value
+// is ready for use.
+type plainNodes struct {
+	mu    sync.Mutex // guards conns
+	conns map[netip.Addr]int
+}
+
+// add counts n connections more, or less.
+func (p *plainNodes) add(node netip.Addr, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns == nil {
+		p.conns = make(map[netip.Addr]int)
+	}
+	if p.conns[node] += n; p.conns[node] == 0 {
+		delete(p.conns, node)
+	}
+}
+
+func (p *plainNodes) has(node netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conns[node] > 0
 }
 
 // resetRate counts the resets of the present second by node; the zero value is

@@ -51,8 +51,8 @@ type Config struct {
 	// only one names a port the other takes the same. A port that is taken is an
 	// error.
 	Bind4, Bind6 netip.AddrPort
-	// Relays are the relays of this configuration; the first is home until
-	// SetHomeRelay. Empty means that there is no relay of our own.
+	// Relays are the relays of this configuration; the first is home until it is
+	// known which one is nearest. Empty means that there is no relay of our own.
 	Relays []identity.RelayURL
 	// RelayTokens are shown to those of Relays that want one, each to its own.
 	RelayTokens map[identity.RelayURL]string
@@ -343,9 +343,6 @@ func (c *Conn) SetPeerNAT(id identity.NodeID, nat nodemap.NAT) {
 
 // HomeRelay is the relay through which others reach this node; zero for none.
 func (c *Conn) HomeRelay() identity.RelayURL { return c.relays.Home() }
-
-// SetHomeRelay makes one relay the home whatever netcheck says; zero is none.
-func (c *Conn) SetHomeRelay(url identity.RelayURL) { c.relays.SetHome(url) }
 
 // RelayStatus tells the state of each relay connection.
 func (c *Conn) RelayStatus() []relayactor.Status { return c.relays.Status() }

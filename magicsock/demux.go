@@ -19,7 +19,6 @@ const (
 	classMarked // QUIC on the marked path
 	classDisco
 	classSTUN
-	classRecord
 	classCut
 )
 
@@ -36,8 +35,6 @@ func classify(b []byte) class {
 			return classDisco
 		}
 		return classQUIC
-	case b[0]&0xf0 == 0x20:
-		return classRecord
 	case b[0]&0xfe == 0x30:
 		return classCut
 	case b[0] <= 0x01 && len(b) >= 20 && string(b[4:8]) == "\x21\x12\xa4\x42":
@@ -152,7 +149,7 @@ func (c *Conn) takeOther(k class, b []byte, in *inbound) {
 		c.survey.checker.HandleSTUN(b, in.from.UDP)
 	case k == classCut && in.src.IsZero():
 		c.takeCut(b, in.from.UDP)
-	default: // records: of a feature that we did not announce
+	default:
 		c.stats.recvGarbage.Add(1)
 	}
 }

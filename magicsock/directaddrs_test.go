@@ -122,7 +122,7 @@ func TestAddressesAreComputedAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetHomeRelay(relay) // by another goroutine than the one that tells
+	c.relays.SetHome(relay) // by another goroutine than the one that tells
 	c.addrs.update()
 	if c.addrs.home != relay || c.HomeRelay() != relay || told != 2 {
 		t.Errorf("home %v, told %d times", c.addrs.home, told)

@@ -40,7 +40,6 @@
 // # First byte of a UDP payload
 //
 //	0x00, 0x01 and the cookie of RFC 8489   STUN
-//	0x20 … 0x2f                             sealed record
 //	0x30, 0x31                              half of a cut QUIC packet
 //	0x54 and the disco magic                disco, whether it opens or not
 //	0x40 set                                QUIC

@@ -233,7 +233,8 @@ func (p *paths) cutter(now time.Time, from netip.AddrPort) (identity.NodeID, boo
 func (p *paths) recent(now time.Time, id identity.NodeID) [][]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e, ok := p.peers[p.nodes.Mapped(id)]
+	mapped, _ := p.nodes.MappedOf(id) // which makes no entry (S6)
+	e, ok := p.peers[mapped]
 	if !ok {
 		return nil
 	}

@@ -265,6 +265,7 @@ func (p *puncher) adopt(e *extra) {
 		return // the first one that worked
 	}
 	e.adopted.Store(true)
+	_ = e.SetReadDeadline(time.Now().Add(punchIdle)) // fails only on a closed socket
 	via[e.to] = e
 	p.via.Store(&via)
 	p.c.log.Debug("punch: a way through", "addr", e.to, "local", e.LocalAddr())

@@ -58,7 +58,7 @@ func compare(args []string) error {
 	flags.StringVar(&o.wireguard, "wireguard", "bin/wireguard-go", "wireguard-go")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often everything is measured")
 	flags.IntVar(&o.seconds, "seconds", 3, "length of each run of iperf3")
-	flags.StringVar(&o.only, "only", "", "contenders, by comma (cable, wireguard-go, nodetun, records=false, relay)")
+	flags.StringVar(&o.only, "only", "", "contenders, by comma (cable, wireguard-go, nodetun, relay)")
 	flags.BoolVar(&o.long, "long", false, "over a path of 50 Mbit/s, 80 ms and 1 % loss; measures one flow, with bbr and with cubic")
 	flags.StringVar(&o.json, "json", "", "file for all figures")
 	if err := flags.Parse(args); err != nil {
@@ -96,7 +96,6 @@ func (w *world) contenders(o options) ([]*contender, error) {
 		{"cable", w.bare},
 		{base, func() (*contender, error) { return w.wireguard(o.wireguard) }},
 		{"nodetun", func() (*contender, error) { return w.nodetun(o.nodetun, "nodetun", "", false) }},
-		{"records=false", func() (*contender, error) { return w.nodetun(o.nodetun, "records=false", "records = false\n", false) }},
 		{"relay", func() (*contender, error) { return w.nodetun(o.nodetun, "relay", "", true) }},
 	} {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), one.name) {

@@ -45,8 +45,6 @@ func settings() []setting {
 		{key: "tun", set: text(func(s *Settings) *string { return &s.TUN })},
 		{key: "ipv4_pool", set: setPool},
 		{key: "mtu", set: setMTU},
-		{key: "tcp", set: oneOf(func(s *Settings) *string { return &s.TCP }, "auto", "streams", "packets"), means: []any{"auto", "streams"}},
-		{key: "records", set: flag(func(s *Settings) *bool { return &s.Records }), means: []any{false}},
 		{key: "punch", set: oneOf(func(s *Settings) *string { return &s.Punch }, "normal", "gentle", "off")},
 		{key: "portmap", set: flag(func(s *Settings) *bool { return &s.Portmap })},
 		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS }), means: []any{false}},

@@ -54,9 +54,6 @@ type Settings struct {
 	IPv4Pool string
 	// MTU of the TUN in bytes, 0 for auto.
 	MTU int
-	// TCP is auto, streams or packets.
-	TCP     string
-	Records bool
 	// Punch is normal, gentle or off.
 	Punch   string
 	Portmap bool
@@ -81,7 +78,7 @@ func Default() Settings {
 	return Settings{
 		STUN: []string{"stun.cloudflare.com:3478", "stun.l.google.com:19302"},
 		Zone: "node.internal", OnDemand: "ssh", Port: DefaultPort, Publish: "relay", DNS: "auto", TUN: "nodetun0",
-		TCP: "auto", Records: true, Punch: "normal", Portmap: true, MDNS: true, SessionTimeout: 12 * time.Hour,
+		Punch: "normal", Portmap: true, MDNS: true, SessionTimeout: 12 * time.Hour,
 		LogFormat: "text",
 	}
 }

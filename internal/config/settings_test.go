@@ -53,8 +53,6 @@ dns = "file"
 tun = "nt0"
 ipv4_pool = "10.9.0.0/16"
 mtu = 1380
-tcp = "streams"
-records = false
 punch = "normal"
 portmap = false
 mdns = false
@@ -68,7 +66,7 @@ log_format = "json"
 		t.Fatal(err)
 	}
 	if s.Name != "laptop" || s.Zone != "node.example" || !s.Search || s.OnDemand != "off" || s.Port != 0 || s.DNS != "file" ||
-		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.TCP != "streams" || s.Records || s.Portmap ||
+		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.Portmap ||
 		s.SessionTimeout != 30*time.Minute || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
 		t.Errorf("got %+v", s)
 	}
@@ -95,7 +93,7 @@ log_format = "json"
 // The table of keys is the contract: none is missing, none is more.
 func TestKeysAreTheContract(t *testing.T) {
 	want := strings.Fields(`name zone search on_demand port bind relays relay_token relay_token_file stun discovery publish dns tun ipv4_pool mtu
-		tcp records punch portmap mdns dht session_timeout metrics_addr metrics_public log_level log_format`)
+		punch portmap mdns dht session_timeout metrics_addr metrics_public log_level log_format`)
 	if !slices.Equal(Keys(), want) {
 		t.Errorf("keys %v, want %v", Keys(), want)
 	}

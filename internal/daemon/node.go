@@ -116,6 +116,7 @@ func (d *Daemon) openEngine(context.Context) (err error) {
 	if d.engine, err = engine.New(cfg); err != nil {
 		return err
 	}
+	d.undo.add(func() error { d.engine.Close(); return nil })
 	d.admits.Store(d.engine)
 	return nil
 }

@@ -110,9 +110,6 @@ func (d *Daemon) peerRow(state engine.PeerState, p config.Peer) localapi.Peer {
 	if state.TheirNAT != "" {
 		row.NAT = pointer(state.TheirNAT)
 	}
-	if state.State == engine.StateConnected {
-		row.Carrier = pointer("quic")
-	}
 	if !state.LastSeen.IsZero() {
 		row.LastSeen = pointer(state.LastSeen.UTC().Truncate(time.Millisecond))
 	}

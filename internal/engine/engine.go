@@ -84,7 +84,8 @@ type Engine struct {
 // DefaultMTU is that of the link in bytes: it leaves room for the outer headers on a path of 1500 bytes.
 const DefaultMTU = 1420
 
-// New makes an Engine with no peers. It starts nothing.
+// New makes an Engine with no peers. It carries nothing before Run, which releases
+// what New made; an Engine that is never run is released by Close.
 func New(cfg Config) (*Engine, error) {
 	if cfg.Endpoint == nil || cfg.Link == nil || cfg.Table == nil {
 		return nil, errors.New("engine: endpoint, link and table are required")
@@ -142,6 +143,12 @@ func (e *Engine) Run(ctx context.Context) error {
 		return nil
 	}
 	return errors.Join(linkErr, acceptErr)
+}
+
+// Close releases an Engine that is not run, or no more.
+func (e *Engine) Close() {
+	e.end()
+	e.stack.Close()
 }
 
 // spawn runs f on a goroutine that Run waits for; false once life has ended.

@@ -169,6 +169,9 @@ func (s *session) request(ctx context.Context, header wire.FlowHeader) (*endpoin
 		return nil, wire.Answer{}, err
 	}
 	answer, err := wire.ReadAnswer(stream)
+	if err == nil {
+		s.peer.saw(time.Now())
+	}
 	if err != nil || answer.Status != wire.StatusOK {
 		resetStream(stream)
 		return nil, answer, err
@@ -340,7 +343,7 @@ func (f *flow) hostToPeer() {
 
 // peerToHost copies what the peer sends.
 func (f *flow) peerToHost() {
-	if err := copyGrowing(f.local, f.stream, both{&f.peer.rx, &f.peer.engine.count.rxStreams}); err != nil {
+	if err := copyGrowing(f.local, f.stream, arrived{f.peer}); err != nil {
 		f.reset()
 		return
 	}
@@ -358,6 +361,14 @@ var (
 	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopy); return &b }}
 	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeCopy); return &b }}
 )
+
+// arrived counts what came from a peer on a stream.
+type arrived struct{ peer *peer }
+
+func (a arrived) Add(n uint64) uint64 {
+	a.peer.saw(time.Now())
+	return both{&a.peer.rx, &a.peer.engine.count.rxStreams}.Add(n)
+}
 
 // counter adds up bytes; *atomic.Uint64 is one.
 type counter interface{ Add(n uint64) uint64 }

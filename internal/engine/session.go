@@ -37,18 +37,15 @@ type session struct {
 	pings   pings
 	// peerDone: the peer has replaced this session and has no flow on it.
 	peerDone atomic.Bool
-	// messages go out on the control stream in order.
-	messages chan []byte
+	messages *outbox // for the control stream
 	control  *endpoint.SendStream
 	incoming *endpoint.ReceiveStream
 	closing  sync.Once
 }
 
-// Queues of a session.
-const (
-	datagramQueue = 256 // packets; what does not fit is dropped, as a full interface queue does
-	messageQueue  = 16
-)
+// datagramQueue is how many packets a session holds; what does not fit is dropped, as
+// a full interface queue does.
+const datagramQueue = 256
 
 func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, replaces bool) (*session, error) {
 	ends, ok := p.engine.ends(p.id)
@@ -57,7 +54,7 @@ func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, rep
 	}
 	return &session{
 		peer: p, conn: conn, dialler: dialler, replaces: replaces, ends: ends,
-		out: make(chan *[]byte, datagramQueue), messages: make(chan []byte, messageQueue),
+		out: make(chan *[]byte, datagramQueue), messages: newOutbox(),
 	}, nil
 }
 
@@ -211,18 +208,15 @@ const (
 	goodbyeReplaced = "replaced"
 )
 
-// send queues a control message; a peer that does not read them is cut off.
+// send queues a control message, in the place of the last one of its type if that
+// waits still. It does not wait.
 func (s *session) send(t wire.MessageType, v any) {
 	frame, err := wire.AppendMessage(nil, t, v)
 	if err != nil {
 		s.peer.engine.log.Error("control message not sent", "type", t, "err", err)
 		return
 	}
-	select {
-	case s.messages <- frame:
-	default:
-		s.violation(fmt.Errorf("%w: the control stream is not read", wire.ErrProtocol))
-	}
+	s.messages.put(t, frame)
 }
 
 // tellRules sends what the peer may do here.
@@ -233,7 +227,9 @@ func (s *session) writeMessages(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case frame := <-s.messages:
+		case <-s.messages.kick:
+		}
+		for frame := s.messages.take(); frame != nil; frame = s.messages.take() {
 			if _, err := s.control.Write(frame); err != nil {
 				return
 			}
@@ -252,6 +248,7 @@ func (s *session) readMessages() {
 			}
 			return
 		}
+		s.peer.saw(time.Now())
 		if err := s.takeMessage(t, body); err != nil {
 			s.violation(fmt.Errorf("%w: message %d: %w", wire.ErrProtocol, t, err))
 			return
@@ -324,6 +321,9 @@ const headerTimeout = 10 * time.Second
 func (s *session) serveStream(stream *endpoint.Stream) {
 	_ = stream.SetReadDeadline(time.Now().Add(headerTimeout))
 	kind, err := wire.ReadKind(stream)
+	if err == nil {
+		s.peer.saw(time.Now())
+	}
 	switch {
 	case err != nil:
 		refuseStream(stream)

@@ -174,7 +174,7 @@ func TestNewPeersAreNeverDenied(t *testing.T) {
 
 // An engine whose endpoint has ended does not go on as if nothing were.
 func TestRunEndsWithTheEndpoint(t *testing.T) {
-	n := startNode(t, nil, nil, testPool)
+	n, _, _ := connected(t, "all")
 	n.end.Close(0, "")
 	if err := n.wait(); err == nil || !errors.Is(err, endpoint.ErrClosed) {
 		t.Errorf("Run: %v", err)

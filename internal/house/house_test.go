@@ -33,7 +33,6 @@ var layers = map[string][]string{
 	"internal/interop":    {},
 	"internal/e2e":        {},
 	"internal/netmon":     {},
-	"internal/records":    {},
 	"internal/metrics":    {},
 
 	"magicsock/disco":      {"identity"},

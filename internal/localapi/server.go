@@ -1,9 +1,11 @@
 package localapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -46,7 +48,7 @@ func NewServer(cfg ServerConfig) *Server {
 		Handler:           s.routes(),
 		ConnContext:       s.identify,
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
@@ -150,14 +152,35 @@ func (s *Server) handler(needs access, f func(*http.Request) (any, error)) http.
 // allowed lets those through who may ask.
 func (s *Server) allowed(needs access, f http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		level, _ := r.Context().Value(accessKey{}).(access)
 		if level < needs {
 			s.answer(w, httpStatus(KindForbidden), wireError{KindForbidden, errForbidden.Text})
 			return
 		}
+		if err := readBody(w, r); err != nil {
+			s.answer(w, httpStatus(KindBadRequest), wireError{KindBadRequest, err.Error()})
+			return
+		}
 		f(w, r)
 	})
+}
+
+// bodyTimeout is how long a request may take to arrive.
+const bodyTimeout = 10 * time.Second
+
+// readBody reads the whole body, in bounded time. After it the connection has no
+// deadline, which would end the context of a handler that takes longer.
+func readBody(w http.ResponseWriter, r *http.Request) error {
+	limit := http.NewResponseController(w)
+	if err := limit.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return limit.SetReadDeadline(time.Time{})
 }
 
 // netcheck answers with one line for each step and one with the outcome.

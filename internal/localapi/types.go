@@ -97,12 +97,10 @@ type Peer struct {
 	// it has told.
 	NAT *string `json:"nat"`
 	// Loss is a share from 0 to 1.
-	Loss    *float64 `json:"loss"`
-	RxBytes uint64   `json:"rx_bytes"`
-	TxBytes uint64   `json:"tx_bytes"`
-	Flows   int      `json:"flows"`
-	// Carrier is records or quic.
-	Carrier   *string    `json:"carrier"`
+	Loss      *float64   `json:"loss"`
+	RxBytes   uint64     `json:"rx_bytes"`
+	TxBytes   uint64     `json:"tx_bytes"`
+	Flows     int        `json:"flows"`
 	LastSeen  *time.Time `json:"last_seen"`
 	LastError *string    `json:"last_error"`
 	Rules     []string   `json:"rules"`

@@ -10,12 +10,11 @@ import (
 type MessageType uint64
 
 // The types of control messages, each with a struct of its name. Those that are
-// not known are skipped.
+// not known are skipped; 4 is set aside.
 const (
 	TypeHello   MessageType = 1 // the first of a control stream
 	TypeFacts   MessageType = 2 // on change, and as answer to a request of it
 	TypeRules   MessageType = 3
-	TypeRoutes  MessageType = 4
 	TypeJoin    MessageType = 5
 	TypeJoined  MessageType = 6
 	TypeGoodbye MessageType = 7

@@ -16,8 +16,6 @@ type Hello struct {
 	Features []string `json:"features,omitempty"`
 	// Name is the host name that the sender proposes for itself (S21).
 	Name string `json:"name,omitempty"`
-	// RecordsIndex is the receiver index of sealed records, 0 for none.
-	RecordsIndex uint32 `json:"records_index,omitempty"`
 	// SSHHostKeys are lines "type base64" (S23).
 	SSHHostKeys []string `json:"ssh_host_keys,omitempty"`
 	// MTU is the largest inner packet that the sender takes, in bytes.
@@ -69,11 +67,6 @@ type Candidate struct {
 	RTT float64 `json:"rtt_ms,omitempty"`
 	// MTU is the largest UDP payload that arrives there, 0 when no limit was found.
 	MTU int `json:"mtu,omitempty"`
-}
-
-// Routes are the prefixes that the sender offers behind itself.
-type Routes struct {
-	Prefixes []string `json:"prefixes"`
 }
 
 // Join asks to become a peer, by the secret of an invite (S24).

@@ -314,7 +314,6 @@ func TestMessages(t *testing.T) {
 			`{"nat":{"mapping":"endpoint-independent","v4":true,"v6":false,"udp":true},"candidates":[{"addr":"192.0.2.1:1","rtt_ms":1.5}],"relay":"https://r./"}`,
 		},
 		{Rules{Rules: []string{"tcp/22"}}, `{"rules":["tcp/22"]}`},
-		{Routes{Prefixes: []string{"10.0.0.0/8"}}, `{"prefixes":["10.0.0.0/8"]}`},
 		{Join{Secret: []byte("0123456789abcdef"), Name: "nas"}, `{"secret":"MDEyMzQ1Njc4OWFiY2RlZg==","name":"nas"}`},
 		{Joined{OK: true}, `{"ok":true}`},
 		{Joined{Reason: "expired"}, `{"ok":false,"reason":"expired"}`},
