@@ -251,6 +251,9 @@ func (e *Endpoint) quicConfig(session bool) *quic.Config {
 		MaxIncomingUniStreams:          maxUniStreams,
 		InitialPacketSize:              initialPacket,
 		EnableDatagrams:                true,
+		// RESET_STREAM_AT (draft-ietf-quic-reliable-stream-reset): what was written
+		// before a reset can be made to arrive before it.
+		EnableStreamResetPartialDelivery: true,
 	}
 	if !session {
 		conf.MaxIdleTimeout, conf.KeepAlivePeriod = min(shortIdle, e.cfg.IdleTimeout), shortKeepAlive

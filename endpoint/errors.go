@@ -136,6 +136,13 @@ func Cause(err error) (CloseError, bool) {
 	}
 }
 
+// Stopped reports whether err, of a write, says that the other side reads no more of
+// the stream, while what it sends goes on.
+func Stopped(err error) bool {
+	var stream *quic.StreamError
+	return errors.As(err, &stream) && stream.Remote
+}
+
 // typed returns err as a CloseError if it is the end of a connection.
 func typed(err error) error {
 	if closed, ok := Cause(err); ok {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/netip"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,6 +189,40 @@ func (f *Flow) CloseWrite() error {
 		return f.writeError(err)
 	}
 	return nil
+}
+
+// Pauses of Drain between two looks.
+const (
+	minLook = time.Millisecond
+	maxLook = 50 * time.Millisecond
+)
+
+// Drain waits until the other side has acknowledged all that was written: an Abort
+// then takes nothing away. It gives up when nothing more was acknowledged for the
+// time of patience, and when the flow is over. Nothing may be written any more.
+func (f *Flow) Drain(patience time.Duration) {
+	// From here on the buffer has its size from us, see unacknowledged.
+	f.endpoint.SocketOptions().SetSendBufferSize(1, true)
+	look := time.NewTimer(minLook)
+	defer look.Stop()
+	pause, left, since := minLook, f.unacknowledged(), time.Now()
+	for left > 0 && !f.closed.Load() && time.Since(since) < patience {
+		<-look.C
+		if now := f.unacknowledged(); now < left {
+			left, since = now, time.Now()
+		}
+		pause = min(2*pause, maxLook)
+		look.Reset(pause)
+	}
+}
+
+// unacknowledged returns how many bytes wait for being sent and acknowledged. gVisor
+// does not tell, but whether a send buffer of a given size would have room.
+func (f *Flow) unacknowledged() int {
+	return sort.Search(2*maxBuffer, func(n int) bool {
+		f.endpoint.SocketOptions().SetSendBufferSize(int64(n)+1, false)
+		return f.endpoint.Readiness(waiter.WritableEvents) != 0
+	})
 }
 
 // Abort ends the flow with RST; what was not sent yet is lost. Reads and

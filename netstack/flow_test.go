@@ -291,3 +291,62 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// Drain waits for a slow reader, so that an Abort behind it takes nothing away, and
+// for one that reads nothing as long as it was told.
+func TestDrain(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.name, func(t *testing.T) {
+			_, near, far := connect(t, family.src, family.dst)
+			answer := pattern(3, 300<<10)
+			read := make(chan error, 1)
+			go func() {
+				var got []byte
+				for buf := make([]byte, 5000); ; {
+					n, err := far.Read(buf)
+					got = append(got, buf[:n]...)
+					if err != nil {
+						if !errors.Is(err, ErrReset) || !bytes.Equal(got, answer) {
+							err = fmt.Errorf("%d bytes of %d, then %w", len(got), len(answer), err)
+						} else {
+							err = nil
+						}
+						read <- err
+						return
+					}
+					time.Sleep(2 * time.Millisecond) // a slow reader
+				}
+			}()
+			if _, err := near.Write(answer); err != nil {
+				t.Fatal(err)
+			}
+			near.Drain(time.Minute)
+			near.Abort()
+			if err := receive(t, read); err != nil {
+				t.Error(err)
+			}
+
+			_, near, far = connect(t, family.src, family.dst)
+			var written sync.WaitGroup
+			written.Go(func() { near.Write(make([]byte, 20<<20)) }) // more than all buffers hold
+			const patience = 100 * time.Millisecond
+			for before := -1; near.unacknowledged() != before; time.Sleep(patience) { // until the reader's window is closed
+				before = near.unacknowledged()
+			}
+			began := time.Now()
+			near.Drain(patience)
+			if took := time.Since(began); took < patience || near.unacknowledged() == 0 {
+				t.Errorf("gave up after %v, with %d bytes waiting", took, near.unacknowledged())
+			}
+			drained := make(chan struct{})
+			go func() {
+				near.Drain(time.Hour)
+				close(drained)
+			}()
+			near.Abort() // ends a Drain that waits
+			receive(t, drained)
+			written.Wait()
+			far.Abort()
+		})
+	}
+}

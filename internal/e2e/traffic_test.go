@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodetun/nodetun/internal/hosttest"
 	"github.com/nodetun/nodetun/internal/nstest"
@@ -248,4 +249,88 @@ func sendChecked(conn *net.TCPConn, seed uint64, size int) error {
 		return fmt.Errorf("checksum %x, want %x", got, want)
 	}
 	return nil
+}
+
+// A server that answers and closes while there is input that it did not read resets
+// the connection. What it said before arrives first, also at a slow reader, as over a
+// cable.
+func TestNetnsEarlyAnswer(t *testing.T) {
+	a, b := pair(t, "--relay", "none")
+	a.AwaitPath(t, 10*time.Second, "direct")
+	bob := a.Status(t).Peers[0]
+	for _, tc := range []struct {
+		name          string
+		asked, answer int
+		pause         time.Duration // of the reader, before it reads and after each 16 KiB
+		tries         int
+	}{
+		{"small", 3000, 61, 0, 60},
+		{"upload refused", 2 << 20, 61, 0, 20},
+		{"slow reader", 3000, 300 << 10, 20 * time.Millisecond, 5},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			listener := listenIn(t, b, ":7780")
+			defer listener.Close()
+			go func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer conn.Close()
+						_, _ = io.ReadFull(conn, make([]byte, 10))
+						_, _ = conn.Write(bytes.Repeat([]byte("x"), tc.answer))
+						awaitSent(t, conn.(*net.TCPConn))
+					}()
+				}
+			}()
+			for _, addr := range []string{bob.IPv4, bob.IPv6} {
+				for i := range tc.tries {
+					var conn net.Conn
+					a.NS.Do(t, func() {
+						var err error
+						if conn, err = net.DialTimeout("tcp", net.JoinHostPort(addr, "7780"), time.Minute); err != nil {
+							t.Fatal(err)
+						}
+					})
+					conn.SetDeadline(time.Now().Add(time.Minute))
+					_, told := conn.Write(make([]byte, tc.asked))
+					time.Sleep(tc.pause)
+					got, buf := 0, make([]byte, 16<<10)
+					var err error
+					for n := 0; err == nil; got += n {
+						n, err = conn.Read(buf)
+						time.Sleep(tc.pause)
+					}
+					conn.Close()
+					// A kernel tells of a reset once: to the write that it broke off or to the read.
+					if got != tc.answer || !errors.Is(err, syscall.ECONNRESET) && told == nil {
+						t.Errorf("%s, try %d: %v, %d bytes of %d, %v", addr, i, told, got, tc.answer, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// awaitSent waits until the kernel has sent all that was written: what it has not
+// sent when a connection is reset is lost over a cable too.
+func awaitSent(t *testing.T, conn *net.TCPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	hosttest.Eventually(t, 10*time.Second, "all is sent", func() error {
+		var queued int
+		var asked error
+		if err := raw.Control(func(fd uintptr) { queued, asked = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil {
+			return err
+		}
+		if asked == nil && queued > 0 {
+			return fmt.Errorf("%d bytes queued", queued)
+		}
+		return asked
+	})
 }

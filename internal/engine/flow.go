@@ -326,7 +326,12 @@ func (f *flow) reset() {
 	resetStream(f.stream)
 }
 
-// hostToPeer copies what the program on this host sends.
+// drainPatience is how long a program on this host that is about to see its
+// connection reset may read nothing of what came before.
+const drainPatience = time.Minute
+
+// hostToPeer copies what the program on this host sends. What it had sent before it
+// reset the connection arrives before the reset does, as on a cable.
 func (f *flow) hostToPeer() {
 	retries, ends := &f.peer.engine.retries, endsOf(f.local)
 	sent := both{&f.peer.tx, &f.peer.engine.count.txStreams}
@@ -334,20 +339,30 @@ func (f *flow) hostToPeer() {
 	s.full = func() { retries.watch(ends) }
 	s.over = func() { retries.goOn(ends) }
 	defer retries.forget(ends)
-	if err := copyGrowing(s, f.local, sent); err != nil {
+	switch read, write := copyGrowing(s, f.local, sent); {
+	case endpoint.Stopped(write):
+		// Their program takes no more; its answer, and its reset, come by the other copy.
+	case read != nil || write != nil:
+		f.stream.SetReliableBoundary()
 		f.reset()
-		return
+	default:
+		_ = f.stream.Close() // FIN
 	}
-	_ = f.stream.Close() // FIN
 }
 
-// peerToHost copies what the peer sends.
+// peerToHost copies what the peer sends. What came before its reset is handed on
+// before the program on this host is told of it.
 func (f *flow) peerToHost() {
-	if err := copyGrowing(f.local, f.stream, arrived{f.peer}); err != nil {
+	switch read, write := copyGrowing(f.local, f.stream, arrived{f.peer}); {
+	case write != nil:
+		// The program on this host has reset: the other copy sends on what it had said.
+		f.stream.CancelRead(wire.CodeFlowReset)
+	case read != nil:
+		f.local.Drain(drainPatience)
 		f.reset()
-		return
+	default:
+		_ = f.local.CloseWrite() // FIN
 	}
-	_ = f.local.CloseWrite() // FIN
 }
 
 // Sizes of copy buffers: a flow that fills its buffer gets one that is worth
@@ -373,9 +388,9 @@ func (a arrived) Add(n uint64) uint64 {
 // counter adds up bytes; *atomic.Uint64 is one.
 type counter interface{ Add(n uint64) uint64 }
 
-// copyGrowing copies until src ends. It begins with a small buffer and changes
-// to a large one once a read fills that.
-func copyGrowing(dst io.Writer, src io.Reader, count counter) error {
+// copyGrowing copies until src ends or one of the two fails. It begins with a small
+// buffer and changes to a large one once a read fills that.
+func copyGrowing(dst io.Writer, src io.Reader, count counter) (read, write error) {
 	pool, buf := &smallBuffers, smallBuffers.Get().(*[]byte)
 	defer func() { pool.Put(buf) }()
 	for {
@@ -383,14 +398,14 @@ func copyGrowing(dst io.Writer, src io.Reader, count counter) error {
 		if n > 0 {
 			count.Add(uint64(n))
 			if _, err := dst.Write((*buf)[:n]); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return nil
+			return nil, nil
 		}
 		if err != nil {
-			return err
+			return err, nil
 		}
 		if n == len(*buf) && pool == &smallBuffers {
 			pool.Put(buf)

@@ -62,7 +62,7 @@ func TestSpillTakesIn(t *testing.T) {
 				src, dst := &ticker{last: 8000}, &slow{away: away}
 				var count atomic.Uint64
 				done := make(chan error)
-				go func() { done <- copyGrowing(newSpill(dst, src, &count), src, &count) }()
+				go func() { done <- errors.Join(copyGrowing(newSpill(dst, src, &count), src, &count)) }()
 				time.Sleep(time.Second + away)
 				synctest.Wait() // everybody sleeps
 				if least := int64(away / (100 * time.Millisecond)); away > spillAfter && src.next.Load() < least {
@@ -99,7 +99,7 @@ func TestSpillIsBounded(t *testing.T) {
 		var calls []string
 		s := newSpill(dst, src, &count)
 		s.full, s.over = func() { calls = append(calls, "full") }, func() { calls = append(calls, "over") }
-		go func() { done <- copyGrowing(s, src, &count) }()
+		go func() { done <- errors.Join(copyGrowing(s, src, &count)) }()
 		time.Sleep(30 * time.Minute)
 		synctest.Wait()
 		if most := 10*largeCopy + spillLimit + spillRead; src.read > most {
