@@ -105,6 +105,9 @@ type backend interface {
 	servers() []string
 }
 
+// hostResolvConf is where programs look for their servers.
+const hostResolvConf = "/etc/resolv.conf"
+
 // HostDNS makes the host's resolver ask our server.
 type HostDNS struct {
 	cfg HostConfig
@@ -129,7 +132,7 @@ func NewHost(cfg HostConfig) (*HostDNS, error) {
 		return nil, errors.New("dnsmap: no server address")
 	}
 	if cfg.ResolvConf == "" {
-		cfg.ResolvConf = "/etc/resolv.conf"
+		cfg.ResolvConf = hostResolvConf
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

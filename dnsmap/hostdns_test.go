@@ -258,14 +258,14 @@ func TestFileRestoreAfterCrash(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			f, w := written(t)
 			f.write(t, tc.now(w))
-			if err := dnsmap.Restore(f.state); err != nil {
+			if err := dnsmap.Restore(f.state, f.path); err != nil {
 				t.Fatal(err)
 			}
 			if got := f.read(t); got != tc.want {
 				t.Errorf("got\n%s\nwant\n%s", got, tc.want)
 			}
 			leftovers(t, f)
-			if err := dnsmap.Restore(f.state); err != nil {
+			if err := dnsmap.Restore(f.state, f.path); err != nil {
 				t.Errorf("again: %v", err)
 			}
 		})
@@ -281,15 +281,40 @@ func TestFileRestoreAfterCrash(t *testing.T) {
 			t.Errorf("restored\n%s", got)
 		}
 	})
-	t.Run("damaged state", func(t *testing.T) {
-		f := newFile(t, original)
-		if err := os.WriteFile(f.state, []byte("{"), 0o600); err != nil {
-			t.Fatal(err)
+	for name, state := range map[string][]byte{
+		"empty": {}, "half": []byte(`{"path":"/etc/re`), "NUL": make([]byte, 4096), "missing": nil,
+	} {
+		spoil := func(t *testing.T) file {
+			f, _ := written(t)
+			if err := os.Remove(f.state); err != nil {
+				t.Fatal(err)
+			}
+			if state != nil {
+				if err := os.WriteFile(f.state, state, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return f
 		}
-		if err := dnsmap.Restore(f.state); err == nil || !strings.Contains(err.Error(), f.state) {
-			t.Errorf("error %v", err)
-		}
-	})
+		t.Run("state file "+name, func(t *testing.T) {
+			f := spoil(t)
+			if err := dnsmap.Restore(f.state, f.path); err != nil {
+				t.Fatal(err)
+			}
+			if got := f.read(t); got != original {
+				t.Errorf("restored\n%s", got)
+			}
+			leftovers(t, f)
+		})
+		t.Run("a new run, state file "+name, func(t *testing.T) {
+			f := spoil(t)
+			undo(t, f.apply(t, nil)) // finds the lines as it wants them
+			if got := f.read(t); got != original {
+				t.Errorf("restored\n%s", got)
+			}
+			leftovers(t, f)
+		})
+	}
 }
 
 func TestFileMissing(t *testing.T) {

@@ -72,7 +72,8 @@ func (r *resolvFile) apply(context.Context) (changed bool, err error) {
 	base := stripBlocks(current)
 	r.learn(base)
 	want := addBlocks(base, r.cfg.Server.Addr(), r.search())
-	if bytes.Equal(current, want) {
+	there := bytes.Equal(current, want)
+	if there && r.written != nil && r.written.Path == path {
 		return false, nil
 	}
 	state := fileState{Path: path, Existed: existed, Original: base, Written: want}
@@ -83,6 +84,9 @@ func (r *resolvFile) apply(context.Context) (changed bool, err error) {
 		return false, err
 	}
 	r.written = &state
+	if there { // by a run of which nothing else is left
+		return false, nil
+	}
 	if err := writeFile(path, want); err != nil {
 		return false, fmt.Errorf("dnsmap: write %s: %w", path, err)
 	}
@@ -178,23 +182,47 @@ func (r *resolvFile) undo(context.Context) error {
 }
 
 // Restore takes our lines out of the resolv.conf that a run noted in its state
-// file, and removes the state file. Lines that others wrote meanwhile stay. It
-// does nothing when there is no state file.
-func Restore(statePath string) error {
+// file, and removes the state file. Lines that others wrote meanwhile stay. Where the
+// state file is missing or broken our lines are known by their marks: they go from
+// resolvConf, empty for that of the host, in any case.
+func Restore(statePath, resolvConf string) error {
 	b, err := os.ReadFile(statePath)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("dnsmap: %w", err)
+	}
+	var state fileState
+	if json.Unmarshal(b, &state) == nil && state.Path != "" {
+		if err := restoreFile(state); err != nil {
+			return err
+		}
+	}
+	if resolvConf == "" {
+		resolvConf = hostResolvConf
+	}
+	if err := takeOut(resolvConf); err != nil {
+		return err
+	}
+	return removeState(statePath)
+}
+
+// takeOut removes our marked lines from a file, and nothing else.
+func takeOut(path string) error {
+	path, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("dnsmap: %w", err)
 	}
-	var state fileState
-	if err := json.Unmarshal(b, &state); err != nil || state.Path == "" {
-		return fmt.Errorf("dnsmap: %s is damaged (%w): look at /etc/resolv.conf and remove it", statePath, errors.Join(err, errors.New("no path")))
+	current, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("dnsmap: %w", err)
 	}
-	if err := restoreFile(state); err != nil {
-		return err
+	if want := stripBlocks(current); !bytes.Equal(current, want) {
+		if err := writeFile(path, want); err != nil {
+			return fmt.Errorf("dnsmap: restore %s: %w", path, err)
+		}
 	}
-	return removeState(statePath)
+	return nil
 }
 
 func removeState(path string) error {

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
 // Errors of key files. Messages name the file and say what to do.
@@ -79,7 +81,14 @@ func othersCanRead(mode fs.FileMode) bool {
 }
 
 func parseKeyFile(b []byte) (*SecretKey, error) {
-	text := strings.TrimSpace(string(b))
+	b, err := plaintext.Clean(b)
+	if err != nil {
+		return nil, err
+	}
+	text := plaintext.Trim(string(b))
+	if text == "" {
+		return nil, errors.New("it is empty")
+	}
 	if !strings.HasPrefix(text, "-----BEGIN") {
 		return ParseSecretKey(text)
 	}
@@ -100,7 +109,7 @@ func parseKeyFile(b []byte) (*SecretKey, error) {
 func CreateSecretKey(path string) (*SecretKey, error) {
 	key := GenerateSecretKey()
 	dir := filepath.Dir(path)
-	temp, err := os.CreateTemp(dir, ".secret-*") // mode 0600
+	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return nil, fmt.Errorf("secret key: %w", err)
 	}

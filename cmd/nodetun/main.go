@@ -36,5 +36,9 @@ func run(ctx context.Context, args []string) int {
 	return exitCode(err)
 }
 
+// outliveReaders has a process that goes on for long live without whoever reads its
+// output: writes then fail, instead of ending it.
+func outliveReaders() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+
 // oneLine words an error that may be several.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

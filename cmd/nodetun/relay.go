@@ -50,6 +50,7 @@ func (a *app) relayCommand() *cobra.Command {
 	cmd.MarkFlagsMutuallyExclusive("acme", "tls-cert")
 	cmd.MarkFlagsMutuallyExclusive("acme", "dev")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		outliveReaders()
 		cfg, err := f.config(a.stateDir)
 		if err != nil {
 			return usage(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/daemon"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/plaintext"
 	"github.com/nodetun/nodetun/internal/rules"
 )
 
@@ -106,6 +107,7 @@ func (a *app) upCommand() *cobra.Command {
 		if detach {
 			return a.detachUp(cmd)
 		}
+		outliveReaders()
 		level := new(slog.LevelVar)
 		level.Set(settings.LogLevel)
 		if os.Getenv("GOGC") == "" {
@@ -142,7 +144,7 @@ func parsePeers(list []string) ([]config.Peer, error) {
 	var peers []config.Peer
 	for _, text := range list {
 		name, where, located := strings.Cut(text, "@")
-		id, err := identity.ParseNodeID(name)
+		id, err := identity.ParseNodeID(plaintext.Trim(name))
 		if err != nil {
 			return nil, fmt.Errorf("--peer: %w", err)
 		}

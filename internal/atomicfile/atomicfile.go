@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 )
 
 // Write replaces the file at path, which may not exist yet, by one with the
@@ -56,4 +57,29 @@ func syncDir(dir string) error {
 		err = closeErr
 	}
 	return err
+}
+
+// RemoveTemporaries removes what writes of the named files of a directory left when
+// they were cut off, if it is older than age: a younger one may still be written.
+func RemoveTemporaries(dir string, age time.Duration, names ...string) {
+	for _, name := range names {
+		left, err := filepath.Glob(filepath.Join(dir, "."+name+".*"))
+		if err != nil {
+			continue // of a bad pattern
+		}
+		for _, path := range left {
+			if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > age {
+				_ = os.Remove(path)
+			}
+		}
+	}
+}
+
+// Writable returns an error if no file can be made in a directory.
+func Writable(dir string) error {
+	probe, err := os.CreateTemp(dir, ".probe.*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }

@@ -61,7 +61,7 @@ func (f *AddressFile) Load() (Addresses, error) {
 	var a Addresses
 	if err := json.Unmarshal(data, &a); err != nil {
 		line, key := jsonPlace(data, err)
-		return Addresses{}, &FileError{Path: f.path, Line: line, Key: key, Err: fmt.Errorf("%w (remove the file: it is only a memory of addresses)", err)}
+		return Addresses{}, &FileError{Path: f.path, Line: line, Key: key, Err: fmt.Errorf("%w", err)}
 	}
 	return a, nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
 // Errors of FindPeer.
@@ -24,7 +25,7 @@ const minPrefix = 4
 // one peer has. Names may end in the zone. Errors wrap ErrNoPeer or
 // ErrAmbiguous.
 func FindPeer(peers []Peer, text, zone string) (int, error) {
-	name := strings.ToLower(strings.TrimSuffix(text, "."))
+	name := strings.ToLower(strings.TrimSuffix(plaintext.Trim(text), "."))
 	name = strings.TrimSuffix(name, "."+zone)
 	if id, err := identity.ParseNodeID(name); err == nil {
 		return indexOf(peers, text, func(p Peer) bool { return p.ID == id })

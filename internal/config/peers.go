@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/atomicfile"
+	"github.com/nodetun/nodetun/internal/plaintext"
 	"github.com/nodetun/nodetun/internal/rules"
 )
 
@@ -57,22 +58,47 @@ func (f *Peers) Load() ([]Peer, error) {
 	if err != nil {
 		return nil, err
 	}
+	return f.parse(data)
+}
+
+// parse reads what is, or is about to be, in the file.
+func (f *Peers) parse(data []byte) ([]Peer, error) {
 	doc, err := parse(f.path, data)
 	if err != nil {
 		return nil, err
 	}
+	if isCutShort(data) {
+		return nil, &FileError{Path: f.path, Err: errCutShort}
+	}
 	return readPeers(doc)
 }
 
+// errCutShort is about a file that a crash or a full disk left empty or halved. Without
+// it a node would start without the peers that it had, and then save that.
+var errCutShort = errors.New("was cut short, perhaps by a power cut or a full disk (put a backup of it back, or remove it to start without peers)")
+
+// isCutShort reports whether a file that can be read is not whole: it holds nothing at
+// all, which is never written, or nodetun wrote it and its last line is missing.
+func isCutShort(data []byte) bool {
+	text := plaintext.Trim(string(data))
+	if strings.HasPrefix(text, peersMark) {
+		return !strings.HasSuffix(text, peersEnd)
+	}
+	return text == "" || strings.HasPrefix(peersMark, text)
+}
+
+// ErrNotSaved is wrapped by the error of an edit that went well and could not be
+// written.
+var ErrNotSaved = errors.New("not saved")
+
 // Edit changes the file: edit gets its entries and returns those that take
 // their place, while other processes wait. A broken file, and an edit that
-// fails, change nothing. The new entries are returned.
+// fails, change nothing. The new entries are returned, also with ErrNotSaved.
 func (f *Peers) Edit(edit func([]Peer) ([]Peer, error)) ([]Peer, error) {
-	unlock, err := lockFile(f.path + ".lock")
-	if err != nil {
-		return nil, err
+	unlock, lockErr := lockFile(f.path + ".lock")
+	if lockErr == nil {
+		defer unlock()
 	}
-	defer unlock()
 	peers, err := f.Load()
 	if err != nil {
 		return nil, err
@@ -84,8 +110,15 @@ func (f *Peers) Edit(edit func([]Peer) ([]Peer, error)) ([]Peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.path, err)
 	}
-	if err := atomicfile.Write(f.path, data, 0o600); err != nil {
+	// What is written can be read again, or is not written.
+	if peers, err = f.parse(data); err != nil {
 		return nil, err
+	}
+	if lockErr == nil {
+		lockErr = atomicfile.Write(f.path, data, 0o600)
+	}
+	if lockErr != nil {
+		return peers, fmt.Errorf("%w: %w", ErrNotSaved, lockErr)
 	}
 	return peers, nil
 }
@@ -165,7 +198,7 @@ func (p *Peer) set(key string, value any) (err error) {
 	}
 	switch key {
 	case "id":
-		p.ID, err = identity.ParseNodeID(word)
+		p.ID, err = identity.ParseNodeID(plaintext.Trim(word))
 	case "name":
 		// A bad name, or one taken by another peer, must not spoil the others:
 		// whoever uses names judges them.
@@ -182,12 +215,12 @@ func (p *Peer) set(key string, value any) (err error) {
 	return err
 }
 
-// maxAddrs bounds the addresses of one peer, as S9 does.
-const maxAddrs = 64
+// MaxAddrs bounds the addresses of one peer, as S9 does.
+const MaxAddrs = 64
 
 func parseAddrs(list []string) ([]netip.AddrPort, error) {
-	if len(list) > maxAddrs {
-		return nil, fmt.Errorf("has more than %d addresses", maxAddrs)
+	if len(list) > MaxAddrs {
+		return nil, fmt.Errorf("has more than %d addresses", MaxAddrs)
 	}
 	var addrs []netip.AddrPort
 	for _, text := range list {
@@ -206,17 +239,30 @@ func ParseAddrPort(s string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("%q is no ip:port (such as 192.0.2.7:41820 or [2001:db8::7]:41820)", s)
 	}
-	ip := addr.Addr().Unmap()
-	if addr.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	if !OfMachine(addr) {
 		return netip.AddrPort{}, fmt.Errorf("%s is not the address of a machine", s)
 	}
-	return netip.AddrPortFrom(ip, addr.Port()), nil
+	return addr, nil
 }
 
+// OfMachine reports whether one machine may be reached at an address.
+func OfMachine(a netip.AddrPort) bool {
+	ip := a.Addr().Unmap()
+	return a.IsValid() && a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() && ip != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// The first and the last line of a file that nodetun wrote: a file that has one and
+// not the other was cut short.
+const (
+	peersMark = "# The peers of this node, written by nodetun; the last line says that the file is whole."
+	peersEnd  = "# end"
+)
+
 // peersHeader begins the file.
-const peersHeader = `# The peers of this node. The commands peer add, allow, deny and forget write this
-# file anew, without comments. An empty allow list denies the peer; a peer without
-# one may use tcp/22 and icmp.
+const peersHeader = peersMark + `
+# The commands peer add, allow, deny and forget write it anew, without comments. An
+# empty allow list denies the peer; a peer without one may use tcp/22 and icmp.
 
 `
 
@@ -235,7 +281,7 @@ type peerEntry struct {
 
 func encodePeers(peers []Peer) ([]byte, error) {
 	if len(peers) == 0 {
-		return []byte(peersHeader), nil
+		return []byte(peersHeader + peersEnd + "\n"), nil
 	}
 	var file peersFile
 	for _, p := range peers {
@@ -246,7 +292,7 @@ func encodePeers(peers []Peer) ([]byte, error) {
 		file.Peer = append(file.Peer, entry)
 	}
 	data, err := toml.Marshal(file)
-	return slices.Concat([]byte(peersHeader), data), err
+	return slices.Concat([]byte(peersHeader), data, []byte("\n"+peersEnd+"\n")), err
 }
 
 // maxFile bounds what is read of any file, far above what nodetun writes.

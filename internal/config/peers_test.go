@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -165,4 +166,117 @@ func TestLockState(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
+}
+
+// An empty or halved file is not taken for one without peers: the next edit would make
+// that true.
+func TestPeersCutShort(t *testing.T) {
+	dir := t.TempDir()
+	file := NewPeers(dir)
+	add := func(list []Peer) ([]Peer, error) {
+		return append(list, Peer{ID: newID(t), Rules: rules.Default()}), nil
+	}
+	for range 3 {
+		if _, err := file.Edit(add); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole, err := os.ReadFile(file.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole[:len(whole)-1] { // without the last line end it is whole
+		if err := os.WriteFile(file.Path(), whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if peers, err := file.Load(); !errors.Is(err, ErrBadFile) {
+			t.Fatalf("the first %d of %d bytes: %d peers, %v", n, len(whole), len(peers), err)
+		}
+		if _, err := file.Edit(add); !errors.Is(err, ErrBadFile) {
+			t.Fatalf("the first %d of %d bytes are written over: %v", n, len(whole), err)
+		}
+	}
+	for _, text := range []string{"", "\n", " \r\n", "\xef\xbb\xbf", "\x00\x00"} {
+		if err := os.WriteFile(file.Path(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.Load(); !errors.Is(err, ErrBadFile) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if _, err := NewPeers(t.TempDir()).Edit(func([]Peer) ([]Peer, error) { return nil, nil }); err != nil {
+		t.Errorf("a list without peers: %v", err)
+	}
+	for _, text := range []string{"# no peers yet\n", "peer = []\n", "[[peer]]\nid = \"" + newID(t).String() + "\"\n"} { // by hand
+		if err := os.WriteFile(file.Path(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.Load(); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// What editors and chats do to a file is not held against it, or called by its name.
+func TestPeersOfOtherEditors(t *testing.T) {
+	id := newID(t)
+	entry := "[[peer]]\nid = \"" + id.String() + "\"\nname = \"nas\"\n"
+	for name, text := range map[string]string{
+		"byte order mark": "\xef\xbb\xbf" + entry,
+		"CRLF":            strings.ReplaceAll(entry, "\n", "\r\n"),
+		"CR":              strings.ReplaceAll(entry, "\n", "\r"),
+		"blank behind":    strings.Replace(entry, id.String(), id.String()+" ", 1),
+		"no-break space":  strings.Replace(entry, id.String(), "\u00a0"+id.String(), 1),
+		"zero-width":      strings.Replace(entry, id.String(), id.String()+"\u200b", 1),
+		"upper case":      strings.Replace(entry, id.String(), strings.ToUpper(id.String()), 1),
+	} {
+		file := NewPeers(t.TempDir())
+		if err := os.WriteFile(file.Path(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if peers, err := file.Load(); err != nil || len(peers) != 1 || peers[0].ID != id || peers[0].Name != "nas" {
+			t.Errorf("%s: %+v, %v", name, peers, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"\xff\xfe[\x00[\x00":   "UTF-16",
+		"\xfe\xff\x00[\x00[":   "UTF-16",
+		"[[peer]]\nid = “x”\n": ":2: has typographic quotation marks",
+	} {
+		file := NewPeers(t.TempDir())
+		if err := os.WriteFile(file.Path(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.Load(); !errors.Is(err, ErrBadFile) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// Whatever Edit writes can be read again; what could not be it refuses.
+func FuzzPeersEdit(f *testing.F) {
+	f.Add("nas", []byte{192, 0, 2, 7}, uint16(0), 1, "https://relay.example.org", "tcp/22")
+	f.Add("x\n[[peer]]", []byte{0, 0, 0, 0}, uint16(1), 65, "", "")
+	f.Add("\"", make([]byte, 16), uint16(41820), 64, "http://[::1]:1/", "all")
+	id := newID(f)
+	f.Fuzz(func(t *testing.T, name string, ip []byte, port uint16, copies int, relay, rule string) {
+		p := Peer{ID: id, Name: name}
+		if addr, ok := netip.AddrFromSlice(ip); ok {
+			for i := range min(max(copies, 0), 2*MaxAddrs) {
+				p.Addrs = append(p.Addrs, netip.AddrPortFrom(addr, port+uint16(i)))
+			}
+		}
+		p.Relay, _ = identity.ParseRelayURL(relay)
+		p.Rules, _ = rules.Parse([]string{rule})
+		file := NewPeers(t.TempDir())
+		if _, err := file.Edit(func([]Peer) ([]Peer, error) { return []Peer{p}, nil }); err != nil {
+			if _, err := os.Stat(file.Path()); err == nil {
+				t.Fatal("an edit that failed wrote the file")
+			}
+			return
+		}
+		if got, err := file.Load(); err != nil || len(got) != 1 {
+			t.Fatalf("%+v: %v", got, err)
+		}
+	})
 }

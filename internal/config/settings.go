@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
 // DefaultPort is the UDP port of a node that was told no other.
@@ -168,9 +169,17 @@ func (s *Settings) Token() (token string, relay identity.RelayURL, err error) {
 		return "", relay, ErrTokenRelay
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", relay, errors.New("relay_token has characters that no header can hold")
+		return "", relay, fmt.Errorf("%s has characters that no header can hold", tokenSource(s.RelayTokenFile))
 	}
 	return token, s.Relays[0], nil
+}
+
+// tokenSource names where the token came from.
+func tokenSource(file string) string {
+	if file != "" {
+		return file
+	}
+	return "relay_token"
 }
 
 func readToken(path string) (string, error) {
@@ -182,7 +191,13 @@ func readToken(path string) (string, error) {
 		return "", fmt.Errorf("others can read %s (try: chmod 600 %s)", path, path)
 	}
 	data, err := os.ReadFile(path)
-	return strings.TrimSpace(string(data)), err
+	if err != nil {
+		return "", err
+	}
+	if data, err = plaintext.Clean(data); err != nil {
+		return "", fmt.Errorf("%s %w", path, err)
+	}
+	return plaintext.Trim(string(data)), nil
 }
 
 // Inert lists the keys that were set to something that this version does not

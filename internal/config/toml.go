@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
 // ErrBadFile is wrapped by every error about the content of a file.
@@ -48,20 +51,30 @@ type document struct {
 
 // parse reads TOML. Errors are *FileError.
 func parse(path string, data []byte) (*document, error) {
+	data, err := plaintext.Clean(data)
+	if err != nil {
+		return nil, &FileError{Path: path, Err: err}
+	}
 	d := &document{path: path, root: map[string]any{}, lines: map[string]int{}}
 	if err := toml.Unmarshal(data, &d.root); err != nil {
-		return nil, syntaxError(path, err)
+		return nil, syntaxError(path, data, err)
 	}
 	d.findLines(data)
 	return d, nil
 }
 
-func syntaxError(path string, err error) error {
+// typographic are quotation marks that word processors put in place of " and '.
+const typographic = "“”„‟‘’‚‛«»"
+
+func syntaxError(path string, data []byte, err error) error {
 	e := &FileError{Path: path, Err: errors.New(strings.TrimPrefix(err.Error(), "toml: "))}
 	var decode *toml.DecodeError
 	if errors.As(err, &decode) {
 		e.Line, _ = decode.Position()
 		e.Key = strings.Join(decode.Key(), ".")
+	}
+	if lines := bytes.Split(data, []byte("\n")); e.Line > 0 && e.Line <= len(lines) && bytes.ContainsAny(lines[e.Line-1], typographic) {
+		e.Err = errors.New("has typographic quotation marks (write \")")
 	}
 	return e
 }

@@ -178,19 +178,9 @@ func (d *Daemon) AddPeer(_ context.Context, r localapi.AddRequest) (localapi.Add
 	return localapi.AddResult{Peer: d.entry(p), Added: added, Self: d.key.NodeID()}, nil
 }
 
-// Forget implements localapi.Backend.
-func (d *Daemon) Forget(_ context.Context, peer string) (localapi.PeerEntry, error) {
-	return d.edit(peer, func() (config.Peer, error) { return d.store.forget(peer) })
-}
-
 // Allow implements localapi.Backend.
 func (d *Daemon) Allow(_ context.Context, r localapi.RulesRequest) (localapi.PeerEntry, error) {
 	return d.edit(r.Peer, func() (config.Peer, error) { return d.store.allow(r) })
-}
-
-// Deny implements localapi.Backend.
-func (d *Daemon) Deny(_ context.Context, r localapi.RulesRequest) (localapi.PeerEntry, error) {
-	return d.edit(r.Peer, func() (config.Peer, error) { return d.store.deny(r) })
 }
 
 // edit changes one entry and brings it into force.
@@ -244,12 +234,23 @@ func (d *Daemon) reloadPeers() error {
 		return err
 	}
 	d.applyPeers(peers)
+	d.troubles.clear(aboutSaving)
 	return nil
 }
 
 // Reload implements localapi.Backend: peers and the log level are read again;
 // all other settings take a new start.
 func (d *Daemon) Reload(context.Context) error {
+	err := d.reload()
+	if err != nil {
+		d.troubles.set(aboutReload, "the last reload failed, all stays as it was: "+oneLine(err), "mend the file, then reload again (kill -HUP)")
+	} else {
+		d.troubles.clear(aboutReload)
+	}
+	return err
+}
+
+func (d *Daemon) reload() error {
 	settings := d.cfg.Settings
 	if d.cfg.Reload != nil {
 		var err error

@@ -9,5 +9,5 @@ import (
 // CleanUp takes back what a run that crashed left on the host. Interface,
 // addresses and routes went with its process; settings of names may not have.
 func CleanUp(stateDir string) error {
-	return dnsmap.Restore(filepath.Join(stateDir, stateFile))
+	return dnsmap.Restore(filepath.Join(stateDir, stateFile), "")
 }

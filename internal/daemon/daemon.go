@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -81,6 +82,8 @@ type Daemon struct {
 	// change makes changes of the list of peers one at a time, from the file to
 	// the engine, so that none is undone by an older one (S16). Taken before mu.
 	change sync.Mutex
+
+	troubles troubles
 
 	// mu guards the fields below.
 	mu sync.Mutex
@@ -184,20 +187,54 @@ func (d *Daemon) serve(ctx context.Context) error {
 // answerControl begins to answer on the control socket. It goes on until the
 // host is as it was: `down` waits for the socket to be gone.
 func (d *Daemon) answerControl(ctx context.Context) {
-	server := localapi.NewServer(localapi.ServerConfig{Backend: d, Logger: d.log})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() {
-		err := server.Run(ctx, d.listener)
-		if err != nil {
-			d.log.Error("the control socket broke", "err", err)
-			d.stop()
-		}
-		done <- err
-	}()
+	go func() { done <- d.keepAnswering(ctx) }()
 	end := func() error { cancel(); return <-done }
 	// Ended by what removes the socket, the first step of all.
-	d.undo[controlStep] = func() error { return errors.Join(os.Remove(d.cfg.Socket), end()) }
+	d.undo[controlStep] = func() error { return errors.Join(localapi.Remove(d.cfg.Socket), end()) }
+}
+
+// socketCheck is how often the node looks whether its control socket is still there.
+const socketCheck = 30 * time.Second
+
+// keepAnswering answers on the control socket until ctx ends, and makes it again when
+// somebody removed it.
+func (d *Daemon) keepAnswering(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	answer := func(listener *net.UnixListener) {
+		group.Go(func() error {
+			err := localapi.NewServer(localapi.ServerConfig{Backend: d, Logger: d.log}).Run(ctx, listener)
+			if err != nil {
+				d.log.Error("the control socket broke", "err", err)
+				d.stop()
+			}
+			return err
+		})
+	}
+	answer(d.listener)
+	group.Go(func() error {
+		tick := time.NewTicker(socketCheck)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+			if _, err := os.Lstat(d.cfg.Socket); !errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			listener, err := localapi.Listen(d.cfg.Socket)
+			if err != nil {
+				d.log.Warn("the control socket is gone and cannot be made again", "err", err)
+				continue
+			}
+			d.log.Info("the control socket was gone and is there again")
+			answer(listener)
+		}
+	})
+	return group.Wait()
 }
 
 // reloadOnSignal reads files again at each SIGHUP.

@@ -70,10 +70,17 @@ func (o *Offline) entry(p config.Peer) localapi.PeerEntry {
 	if p.Name == "" {
 		e.FQDN = p.ID.String() + "." + o.zone()
 	}
-	if good, err := config.NewAddressFile(o.StateDir).Load(); err == nil {
-		e.IPv4 = text(good.IPv4[p.ID])
-	}
+	e.IPv4 = text(o.remembered().IPv4[p.ID])
 	return e
+}
+
+// remembered are the addresses of the last run; none if they cannot be read.
+func (o *Offline) remembered() config.Addresses {
+	good, err := config.NewAddressFile(o.StateDir).Load()
+	if err != nil {
+		return config.Addresses{}
+	}
+	return good
 }
 
 func (o *Offline) zone() string {
@@ -89,10 +96,7 @@ func (o *Offline) Self(context.Context) (localapi.Self, error) {
 	if err != nil {
 		return localapi.Self{}, err
 	}
-	good, err := config.NewAddressFile(o.StateDir).Load()
-	if err != nil {
-		return localapi.Self{}, err
-	}
+	good := o.remembered()
 	self := localapi.Self{
 		ID: s.self, Name: ownName(o.Settings.Name), FQDN: s.self.String() + "." + o.zone(), IPv6: routing.OverlayV6(s.self).String(),
 		IPv4: text(good.IPv4[s.self]), Version: o.Version, DirectAddresses: []string{}, Zone: o.zone(),
@@ -109,10 +113,7 @@ func (o *Offline) Ticket(context.Context) (localapi.Ticket, error) {
 	if err != nil {
 		return localapi.Ticket{}, err
 	}
-	good, err := config.NewAddressFile(o.StateDir).Load()
-	if err != nil {
-		return localapi.Ticket{}, err
-	}
+	good := o.remembered()
 	return ticket(good.Self.Addr(s.self)), nil
 }
 
@@ -170,7 +171,7 @@ func (o *Offline) change(edit func(*store) (config.Peer, error)) (localapi.PeerE
 
 // Forget implements localapi.Backend.
 func (o *Offline) Forget(_ context.Context, peer string) (localapi.PeerEntry, error) {
-	return o.change(func(s *store) (config.Peer, error) { return s.forget(peer) })
+	return o.change(func(s *store) (config.Peer, error) { return s.change(peer, removePeer) })
 }
 
 // Allow implements localapi.Backend.
@@ -180,7 +181,7 @@ func (o *Offline) Allow(_ context.Context, r localapi.RulesRequest) (localapi.Pe
 
 // Deny implements localapi.Backend.
 func (o *Offline) Deny(_ context.Context, r localapi.RulesRequest) (localapi.PeerEntry, error) {
-	return o.change(func(s *store) (config.Peer, error) { return s.deny(r) })
+	return o.change(func(s *store) (config.Peer, error) { return s.change(r.Peer, takeRules(r)) })
 }
 
 // Status implements localapi.Backend.

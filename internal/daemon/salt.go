@@ -23,8 +23,12 @@ type resetSalt struct {
 // saltLen is the length of the salt in bytes.
 const saltLen = 32
 
-// loadSalt reads the salt of a state directory, or makes one. A file that is
-// broken or that others can read is refused and left alone (S5).
+// errNoSalt is wrapped by the error of loadSalt that comes with a fresh salt.
+var errNoSalt = errors.New("no salt of stateless resets from the last run")
+
+// loadSalt reads the salt of a state directory, or makes one. A file that is broken is
+// set aside, and where none can be written the salt is that of this run alone: both are
+// told by errNoSalt beside it. A file that others can read is refused (S5).
 func loadSalt(stateDir string) ([]byte, error) {
 	path, machine := filepath.Join(stateDir, saltFile), machineID()
 	b, err := os.ReadFile(path)
@@ -43,7 +47,9 @@ func loadSalt(stateDir string) ([]byte, error) {
 	}
 	var kept resetSalt
 	if json.Unmarshal(b, &kept) != nil || len(kept.Salt) != saltLen {
-		return nil, fmt.Errorf("%s: holds no salt (remove it: a new one is made)", path)
+		aside := setAside(path, fmt.Errorf("%w: %s holds none", errNoSalt, path))
+		salt, err := newSalt(path, machine)
+		return salt, errors.Join(aside, err)
 	}
 	if kept.MachineID != machine {
 		return newSalt(path, machine)
@@ -59,7 +65,7 @@ func newSalt(path, machine string) ([]byte, error) {
 		err = atomicfile.Write(path, append(b, '\n'), 0o600)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reset salt: %w", err)
+		return fresh.Salt, fmt.Errorf("%w, and none could be kept for the next: %w", errNoSalt, err)
 	}
 	return fresh.Salt, nil
 }

@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/atomicfile"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/localapi"
 )
@@ -21,6 +23,8 @@ const (
 	keyFile   = "secret.key"
 	saltFile  = "reset.salt"
 	stateFile = "host-state.json"
+
+	addressesFile = "addresses.json"
 )
 
 func (d *Daemon) checkPrivilege(context.Context) error { return CheckPrivilege() }
@@ -44,8 +48,15 @@ func (d *Daemon) openState(context.Context) error {
 		return err
 	}
 	d.undo.add(func() error { unlock(); return nil })
+	atomicfile.RemoveTemporaries(d.cfg.StateDir, leftover, keyFile, saltFile, stateFile, addressesFile, "peers.toml")
+	if err := atomicfile.Writable(d.cfg.StateDir); err != nil {
+		d.troubles.set(aboutState, "nothing can be saved: "+oneLine(err), "what changes from now on is lost at the next start")
+	}
 	return nil
 }
+
+// leftover is how old a temporary file is at least that nobody writes any more.
+const leftover = time.Hour
 
 // MakeStateDir sees that the state directory exists and is its owner's alone
 // (S5). One that others may enter is refused and not changed: it may be a
@@ -82,7 +93,7 @@ func (d *Daemon) openControl(context.Context) (err error) {
 	if d.listener, err = localapi.Listen(d.cfg.Socket); err != nil {
 		return err
 	}
-	d.undo.add(func() error { return errors.Join(os.Remove(d.cfg.Socket), d.listener.Close()) })
+	d.undo.add(func() error { return errors.Join(localapi.Remove(d.cfg.Socket), d.listener.Close()) })
 	return nil
 }
 
@@ -102,7 +113,11 @@ func (d *Daemon) readFiles(context.Context) (err error) {
 	if d.key, err = LoadOrCreateKey(d.cfg.StateDir); err != nil {
 		return err
 	}
-	if d.salt, err = loadSalt(d.cfg.StateDir); err != nil {
+	d.salt, err = loadSalt(d.cfg.StateDir)
+	switch {
+	case errors.Is(err, errNoSalt):
+		d.troubles.set(aboutSalt, oneLine(err), "nothing: peers notice a restart of this node a few seconds later, once")
+	case err != nil:
 		return err
 	}
 	d.store = newStore(d.cfg.StateDir, d.key.NodeID(), &d.cfg.Settings)
@@ -111,7 +126,20 @@ func (d *Daemon) readFiles(context.Context) (err error) {
 	}
 	d.files = config.NewAddressFile(d.cfg.StateDir)
 	d.good, err = d.files.Load()
+	if errors.Is(err, config.ErrBadFile) { // only a memory of addresses
+		d.troubles.set(aboutAddresses, oneLine(setAside(filepath.Join(d.cfg.StateDir, addressesFile), err)),
+			"nothing: it holds where peers were last, and their IPv4 addresses here, which may now be others")
+		return nil
+	}
 	return err
+}
+
+// setAside moves a broken file out of the way and returns cause with what was done.
+func setAside(path string, cause error) error {
+	if err := os.Rename(path, path+".broken"); err != nil {
+		return fmt.Errorf("%w; %w", cause, err)
+	}
+	return fmt.Errorf("%w; it was set aside as %s.broken", cause, filepath.Base(path))
 }
 
 // KeyPath returns where a state directory keeps the secret key.
@@ -121,6 +149,9 @@ func KeyPath(stateDir string) string { return filepath.Join(stateDir, keyFile) }
 // none yet gets both.
 func LoadOrCreateKey(stateDir string) (*identity.SecretKey, error) {
 	key, err := identity.LoadSecretKey(KeyPath(stateDir))
+	if errors.Is(err, identity.ErrBadKeyFile) {
+		return nil, fmt.Errorf("%w (put a backup of it back; without one move the file away: this machine then gets a new id, which its peers must add)", err)
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}

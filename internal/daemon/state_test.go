@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -32,8 +33,10 @@ func TestStateDirOpenToOthers(t *testing.T) {
 	}
 }
 
-// S4, S5: the salt stays over restarts, changes with the machine, and a file
-// that is broken or open to others is refused and left alone.
+// S4, S5: the salt stays over restarts, changes with the machine, and a file that is
+// open to others is refused and left alone. One that is broken is set aside: without
+// its salt peers take a few seconds to notice a restart, without the node they have
+// none.
 func TestSalt(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, saltFile)
@@ -62,11 +65,15 @@ func TestSalt(t *testing.T) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadSalt(dir); err == nil || !strings.Contains(err.Error(), saltFile) {
-		t.Errorf("broken file: %v", err)
+	fresh, err := loadSalt(dir)
+	if !errors.Is(err, errNoSalt) || !strings.Contains(err.Error(), saltFile+".broken") || len(fresh) != saltLen || bytes.Equal(fresh, first) {
+		t.Errorf("broken file: %d bytes, %v", len(fresh), err)
 	}
-	if b, _ := os.ReadFile(path); !bytes.Equal(b, broken) {
-		t.Errorf("the broken file was overwritten: %q", b)
+	if b, _ := os.ReadFile(path + ".broken"); !bytes.Equal(b, broken) {
+		t.Errorf("the broken file is not kept: %q", b)
+	}
+	if again, err := loadSalt(dir); err != nil || !bytes.Equal(again, fresh) {
+		t.Errorf("after that: %v", err)
 	}
 
 	elsewhere, err := newSalt(path, "another machine")

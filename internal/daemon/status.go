@@ -148,6 +148,11 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	d.mu.Lock()
 	list = append(list, d.peerHealth...)
 	d.mu.Unlock()
+	list = append(list, d.troubles.list()...)
+	if host := hostName(); d.cfg.Settings.Name == "" && host != "" && ownName("") == "" {
+		warn(fmt.Sprintf("this machine is called %q, which cannot be a name in the tunnel: %v", identity.Clean(host, 64), dnsmap.ValidPetname(host)),
+			`choose one: name = "..." in nodetun.toml`)
+	}
 	for _, problem := range d.host.Problems() {
 		warn(problem.Text, problem.Fix)
 	}

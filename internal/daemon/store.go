@@ -11,6 +11,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/plaintext"
 	"github.com/nodetun/nodetun/internal/rules"
 	"github.com/nodetun/nodetun/routing"
 )
@@ -66,6 +67,7 @@ func (s *store) add(r localapi.AddRequest) (entry config.Peer, added bool, err e
 
 // parseAdd reads the request; given says whether it names rules.
 func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
+	r.Peer = plaintext.Trim(r.Peer)
 	addr, ticketErr := identity.ParseTicket(r.Peer)
 	if ticketErr != nil {
 		id, err := identity.ParseNodeID(r.Peer)
@@ -74,7 +76,12 @@ func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
 		}
 		addr = identity.NodeAddr{ID: id}
 	}
-	p = config.Peer{ID: addr.ID, Name: r.Name, Addrs: addr.Direct, Relay: addr.Relay}
+	p = config.Peer{ID: addr.ID, Name: r.Name, Relay: addr.Relay}
+	for _, direct := range addr.Direct { // what a ticket says is not the user's word
+		if config.OfMachine(direct) && !routing.Prefix6().Contains(direct.Addr()) && !slices.Contains(p.Addrs, direct) && len(p.Addrs) < config.MaxAddrs {
+			p.Addrs = append(p.Addrs, direct)
+		}
+	}
 	for _, text := range r.Addrs {
 		parsed, err := config.ParseAddrPort(text)
 		if err != nil {
@@ -146,11 +153,15 @@ func merge(p, fresh config.Peer, given bool) config.Peer {
 			p.Addrs = append([]netip.AddrPort{addr}, p.Addrs...)
 		}
 	}
+	p.Addrs = p.Addrs[:min(len(p.Addrs), config.MaxAddrs)] // the oldest go
 	return p
 }
 
+// peerEdit changes an entry; remove takes it out of the list.
+type peerEdit func(*config.Peer) (remove bool, err error)
+
 // change edits the one entry that text names; remove takes it out.
-func (s *store) change(text string, edit func(*config.Peer) (remove bool, err error)) (config.Peer, error) {
+func (s *store) change(text string, edit peerEdit) (config.Peer, error) {
 	var entry config.Peer
 	_, err := s.file.Edit(func(list []config.Peer) ([]config.Peer, error) {
 		at, err := config.FindPeer(list, text, s.zone)
@@ -171,9 +182,7 @@ func (s *store) change(text string, edit func(*config.Peer) (remove bool, err er
 	return entry, err
 }
 
-func (s *store) forget(text string) (config.Peer, error) {
-	return s.change(text, func(*config.Peer) (bool, error) { return true, nil })
-}
+func removePeer(*config.Peer) (bool, error) { return true, nil }
 
 // allow adds rules; none named means the default ones.
 func (s *store) allow(r localapi.RulesRequest) (config.Peer, error) {
@@ -190,9 +199,9 @@ func (s *store) allow(r localapi.RulesRequest) (config.Peer, error) {
 	})
 }
 
-// deny takes rules away; none named means all.
-func (s *store) deny(r localapi.RulesRequest) (config.Peer, error) {
-	return s.change(r.Peer, func(p *config.Peer) (bool, error) {
+// takeRules takes rules away; none named means all.
+func takeRules(r localapi.RulesRequest) peerEdit {
+	return func(p *config.Peer) (bool, error) {
 		less, err := rules.Parse(r.Rules)
 		if err != nil {
 			return false, localapi.Wrap(localapi.KindBadRequest, err)
@@ -206,5 +215,5 @@ func (s *store) deny(r localapi.RulesRequest) (config.Peer, error) {
 		}
 		p.Rules = p.Rules.Without(less)
 		return false, nil
-	})
+	}
 }

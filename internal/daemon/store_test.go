@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -82,6 +83,42 @@ func TestTicketAddsAddresses(t *testing.T) {
 	result, err := o.AddPeer(t.Context(), localapi.AddRequest{Peer: identity.FormatTicket(addr), Addrs: []string{"192.0.2.8:1"}})
 	if err != nil || result.Peer.ID != id || !slices.Equal(result.Peer.Addrs, []string{"192.0.2.7:41820", "192.0.2.8:1"}) {
 		t.Errorf("got %+v, %v", result, err)
+	}
+}
+
+// What a ticket says is checked as what a user types: nothing of it makes the list
+// unreadable.
+func TestHostileTicket(t *testing.T) {
+	o, id := offline(t), newID()
+	bad := []string{"192.0.2.7:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:1", "[ff02::1]:1", "255.255.255.255:1", "[fd6e:6f64:6574::1]:41820"}
+	addr := identity.NodeAddr{ID: id}
+	for _, text := range bad {
+		addr.Direct = append(addr.Direct, netip.MustParseAddrPort(text))
+	}
+	for i := range 200 {
+		addr.Direct = append(addr.Direct, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.7"), uint16(1000+i)))
+	}
+	ticket := identity.FormatTicket(addr)
+	if _, err := o.AddPeer(t.Context(), localapi.AddRequest{Peer: " " + ticket + "\u200b", Name: "eve"}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := o.Peers(t.Context())
+	if err != nil || len(list) != 1 || len(list[0].Addrs) == 0 || len(list[0].Addrs) > config.MaxAddrs {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, text := range bad {
+		if slices.Contains(list[0].Addrs, text) {
+			t.Errorf("%s was taken", text)
+		}
+	}
+	// Adding more never makes the list too long to be read.
+	for i := range 3 {
+		if _, err := o.AddPeer(t.Context(), localapi.AddRequest{Peer: ticket, Addrs: []string{fmt.Sprintf("198.51.100.1:%d", i+1)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err = o.Peers(t.Context()); err != nil || list[0].Addrs[0] != "198.51.100.1:3" {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 

@@ -18,7 +18,7 @@ const module = "github.com/nodetun/nodetun/"
 // layers lists what each package may import of ours: its name is a path below
 // the module, a trailing /... takes the packages below it too. Nothing else.
 var layers = map[string][]string{
-	"identity":            {},
+	"identity":            {"internal/plaintext"},
 	"internal/atomicfile": {},
 	"internal/rules":      {},
 	"internal/vnet":       {},
@@ -33,13 +33,14 @@ var layers = map[string][]string{
 	"internal/interop":    {},
 	"internal/e2e":        {},
 	"internal/netmon":     {},
+	"internal/plaintext":  {},
 	"internal/metrics":    {},
 
 	"magicsock/disco":      {"identity"},
 	"relay":                {"identity"},
 	"relay/iroh1":          {"identity", "relay"},
 	"relay/relayclient":    {"identity", "relay", "relay/iroh1"},
-	"relay/relayserver":    {"identity", "relay", "relay/iroh1", "internal/metrics"},
+	"relay/relayserver":    {"identity", "relay", "relay/iroh1", "internal/metrics", "internal/plaintext"},
 	"internal/wire":        {"identity", "internal/packet"},
 	"magicsock/nodemap":    {"identity", "magicsock/disco"},
 	"magicsock/udpconn":    {"identity"},
@@ -57,14 +58,14 @@ var layers = map[string][]string{
 	"dnsmap":   {"identity", "internal/atomicfile"},
 
 	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules"},
-	"internal/config":   {"identity", "internal/atomicfile", "internal/rules"},
+	"internal/config":   {"identity", "internal/atomicfile", "internal/rules", "internal/plaintext"},
 	"internal/localapi": {"identity", "magicsock/netcheck"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/packet", "internal/vnet", "internal/netmon", "internal/metrics", "relay",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/netmon", "internal/metrics", "relay",
 	},
 
-	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "relay/relayserver"},
+	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver"},
 	"endpoint/examples/echo": {"identity", "endpoint", "magicsock"},
 }
 

@@ -49,6 +49,14 @@ func Listen(socket string) (*net.UnixListener, error) {
 	return listener, nil
 }
 
+// Remove removes the socket; one that is gone already is fine.
+func Remove(socket string) error {
+	if err := os.Remove(socket); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // makeDir makes the directory of the socket. One that exists keeps its access:
 // it may be /tmp.
 func makeDir(dir string) error {

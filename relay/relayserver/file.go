@@ -10,6 +10,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
 // file is the form of relay.toml. Its keys are those of iroh's relay, as far as they
@@ -72,6 +73,9 @@ func Load(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, err
+	}
+	if data, err = plaintext.Clean(data); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
 	var f file
 	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
