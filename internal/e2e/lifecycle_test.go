@@ -148,3 +148,69 @@ func TestNetnsBoundAddressGoes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A node whose control socket somebody removed is ended by `down` all the same, and
+// nothing of the host is taken from under it while it lives.
+func TestNetnsDownWithoutSocket(t *testing.T) {
+	a, _ := pairStopped(t)
+	before := hostState(t, a)
+	a.Start(t, "--relay", "none", "--dns", "file")
+	socket := ""
+	for i, flag := range a.Flags {
+		if flag == "--socket" {
+			socket = a.Flags[i+1]
+		}
+	}
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	a.Nodetun(t, "down")
+	a.Up.Wait(t, 10*time.Second)
+	if after := hostState(t, a); after != before {
+		t.Errorf("after down:\n%s\nwant:\n%s", after, before)
+	}
+}
+
+// Whoever reads the output of a node, or of a relay, goes away: it lives on.
+func TestNetnsOutputIsNotRead(t *testing.T) {
+	a, _ := pairStopped(t)
+	r := startRelay(t)
+	for name, argv := range map[string][]string{
+		"node":  append(append([]string{hosttest.Program(), "up"}, a.Flags...), "--relay", "none", "--log-level", "debug"),
+		"relay": {hosttest.Program(), "relay", "--dev", "--addr", ":3341", "--stun-addr", ":3479", "--log-level", "debug"},
+	} {
+		h := map[string]*hosttest.Host{"node": a, "relay": r.Host}[name]
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := h.NS.Cmd(t.Context(), argv...)
+		cmd.Stdout, cmd.Stderr = writer, writer
+		reader.Close() // before it writes its first line
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		writer.Close()
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		hosttest.Eventually(t, 10*time.Second, "the "+name+" answers", func() error {
+			select {
+			case err := <-ended:
+				t.Fatalf("the %s ended: %v", name, err)
+			default:
+			}
+			if name == "relay" {
+				_, err := h.NS.Try("curl", "-sf", "http://127.0.0.1:3341/healthz")
+				return err
+			}
+			if out, code := a.Try(t, "status"); code != 0 {
+				return errors.New(out)
+			}
+			return nil
+		})
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := <-ended; err != nil {
+			t.Errorf("the %s: %v", name, err)
+		}
+	}
+}
