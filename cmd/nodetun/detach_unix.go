@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -21,10 +20,6 @@ import (
 // readyFD is, in a detached node, the pipe that is closed when it is up.
 const readyFD = "NODETUN_READY_FD"
 
-// logFile is where a detached node writes what it would print, in its state
-// directory.
-const logFile = "nodetun.log"
-
 // detachUp runs this command line once more in the background, without
 // --detach, and waits until it is up or has failed.
 func (a *app) detachUp(cmd *cobra.Command) error {
@@ -35,10 +30,11 @@ func (a *app) detachUp(cmd *cobra.Command) error {
 	if err := daemon.MakeStateDir(a.stateDir); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(filepath.Join(a.stateDir, logFile), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	said, err := openLog(a.logPath())
 	if err != nil {
 		return err
 	}
+	log, from := said.file, said.size
 	defer log.Close()
 	ready, readyChild, err := os.Pipe()
 	if err != nil {
@@ -61,8 +57,7 @@ func (a *app) detachUp(cmd *cobra.Command) error {
 		return errors.Join(err, child.Process.Release())
 	}
 	_ = child.Wait() // its exit code is taken below
-	said, _ := io.ReadAll(io.NewSectionReader(log, 0, 1<<16))
-	_, _ = cmd.ErrOrStderr().Write(said)
+	_, _ = io.Copy(cmd.ErrOrStderr(), io.NewSectionReader(log, from, 1<<16))
 	return &codedError{child.ProcessState.ExitCode(), fmt.Errorf("%w: the node did not come up", errSilent)}
 }
 

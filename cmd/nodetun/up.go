@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 
@@ -108,6 +109,12 @@ func (a *app) upCommand() *cobra.Command {
 			return a.detachUp(cmd)
 		}
 		outliveReaders()
+		output := cmd.ErrOrStderr()
+		if detached() {
+			if output, err = openLog(a.logPath()); err != nil {
+				return err
+			}
+		}
 		level := new(slog.LevelVar)
 		level.Set(settings.LogLevel)
 		if os.Getenv("GOGC") == "" {
@@ -115,7 +122,7 @@ func (a *app) upCommand() *cobra.Command {
 		}
 		return daemon.Run(cmd.Context(), daemon.Config{
 			Settings: settings, StateDir: a.stateDir, Socket: a.socket, Peers: extra, Version: version,
-			Logger: newLogger(cmd.ErrOrStderr(), settings.LogFormat, level), Level: level, Reload: load,
+			Logger: newLogger(output, settings.LogFormat, level), Level: level, Reload: load,
 			Ready: func(s localapi.Status, ticket localapi.Ticket) {
 				if !detached() {
 					showReady(&printer{cmd.OutOrStdout()}, s, ticket)
@@ -134,10 +141,13 @@ func (a *app) upCommand() *cobra.Command {
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
+		return slog.New(newRepeats(slog.NewJSONHandler(w, options)))
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(newRepeats(slog.NewTextHandler(w, options)))
 }
+
+// logPath is where a detached node writes what it would print.
+func (a *app) logPath() string { return filepath.Join(a.stateDir, "nodetun.log") }
 
 // parsePeers reads ID or ID@ip:port.
 func parsePeers(list []string) ([]config.Peer, error) {

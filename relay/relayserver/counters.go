@@ -39,7 +39,7 @@ type counters struct {
 	bytesReceived, bytesSent, packetsReceived, discoReceived            atomic.Uint64
 	packetsQueued, unknownDest, packetsDropped                          atomic.Uint64
 	pings, pongs, unknownFrames, iroh1Accepts                           atomic.Uint64
-	framesThrottled, clientsThrottled                                   atomic.Uint64
+	framesThrottled, clientsThrottled, acceptsFailed                    atomic.Uint64
 	stunRequests, stunAnswers4, stunAnswers6, stunBad, stunLimited      atomic.Uint64
 }
 

@@ -114,6 +114,7 @@ type limitedListener struct {
 	total, max  int     // in all and from one prefix; 0: no limit
 	rate, burst float64 // of accepted ones a second; 0: no limit
 	refused     func()
+	failed      func(error) // to accept
 	wrap        func(net.Conn) net.Conn
 	pace        bucket // Accept's own
 
@@ -131,6 +132,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		c, err := l.Listener.Accept()
 		if err != nil {
+			l.failed(err)
 			return nil, err
 		}
 		p := prefixOf(addrOf(c.RemoteAddr()))

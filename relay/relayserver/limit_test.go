@@ -142,6 +142,7 @@ func TestAcceptRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := make(memoryListener)
 		l := &limitedListener{
+			failed:   func(error) {},
 			Listener: source, rate: 10, burst: 5, refused: func() { t.Error("refused") },
 			wrap: func(c net.Conn) net.Conn { return c }, open: make(map[netip.Prefix]int),
 		}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/acme/autocert"
@@ -33,17 +34,19 @@ const (
 
 // Server is a relay.
 type Server struct {
-	cfg      Config
-	logger   *slog.Logger
-	guard    *guard
-	logins   *rates
-	received sharedBucket
-	names    names
-	proven   *proven
-	registry registry
-	pool     relay.Pool
-	count    counters
-	stall    time.Duration // writeStall
+	cfg    Config
+	logger *slog.Logger
+	// acceptErr is why the last connection could not be accepted; nil for never.
+	acceptErr atomic.Pointer[error]
+	guard     *guard
+	logins    *rates
+	received  sharedBucket
+	names     names
+	proven    *proven
+	registry  registry
+	pool      relay.Pool
+	count     counters
+	stall     time.Duration // writeStall
 
 	acme *autocert.Manager // nil: certificates are not fetched
 
@@ -211,6 +214,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, st := range stun {
 		group.Go(func() error { return st.run(ctx) })
 	}
+	group.Go(func() error { s.tellRefusals(ctx); return nil })
 	// What is asked of others ends with the clients.
 	defer context.AfterFunc(ctx, s.dismiss)()
 	return group.Wait()
@@ -258,6 +262,7 @@ func (s *Server) limit(l net.Listener) net.Listener {
 		rate:     float64(s.cfg.Limits.AcceptsPerSecond),
 		burst:    float64(s.cfg.Limits.AcceptBurst),
 		refused:  func() { s.count.connsLimited.Add(1) },
+		failed:   s.acceptFailed,
 		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, s.stall) },
 		open:     make(map[netip.Prefix]int),
 	}
