@@ -35,9 +35,13 @@ var (
 )
 
 const (
-	// hostCheck is how often Run looks whether the settings are still there;
-	// with the repair they are back within 2 s.
-	hostCheck   = 1500 * time.Millisecond
+	// hostCheck is how often Run looks whether the settings are still there though
+	// nobody told of a change, blindCheck the same where nobody would tell: with the
+	// repair they are back within 2 s.
+	hostCheck  = 30 * time.Second
+	blindCheck = 1500 * time.Millisecond
+	// settle is how long several changes in a row are taken for one.
+	settle      = 200 * time.Millisecond
 	undoTimeout = 5 * time.Second
 )
 
@@ -101,6 +105,10 @@ type backend interface {
 	// something had to be done.
 	apply(ctx context.Context) (changed bool, err error)
 	undo(ctx context.Context) error
+	// listen returns what has a token when what apply set up may be gone; nil when
+	// nothing tells. It is called again after each apply, until deafen.
+	listen() <-chan struct{}
+	deafen()
 	// servers lists those that the host asked before.
 	servers() []string
 }
@@ -203,15 +211,17 @@ func (h *HostDNS) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(hostCheck)
-	defer tick.Stop()
-	failed := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+	defer h.backend.deafen()
+	// The first look comes soon: what changed before listen was told to nobody.
+	for wait, failed := settle, false; ; {
+		changes := h.backend.listen()
+		if failed || changes == nil {
+			wait = min(wait, blindCheck)
 		}
+		if !await(ctx, wait, changes) {
+			return nil
+		}
+		wait = hostCheck
 		changed, err := h.backend.apply(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -224,6 +234,30 @@ func (h *HostDNS) Run(ctx context.Context) error {
 		failed = err != nil
 		h.learn()
 	}
+}
+
+// await waits until it is time to look at the settings; false when ctx has ended.
+func await(ctx context.Context, wait time.Duration, changes <-chan struct{}) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-changes:
+	}
+	timer.Reset(settle)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	}
+	select { // what came meanwhile
+	case <-changes:
+	default:
+	}
+	return true
 }
 
 // Undo takes back what Apply and Run changed. Apply may be called again

@@ -32,9 +32,10 @@ const (
 // vanish with the link, so nothing has to be kept for after a crash.
 type resolved struct {
 	cfg     HostConfig
-	conn    *dbus.Conn // nil when not connected
-	cancel  func()     // frees what belongs to conn
-	ifindex int32      // of the link we set up; 0 before
+	conn    *dbus.Conn    // nil when not connected
+	cancel  func()        // frees what belongs to conn
+	ifindex int32         // of the link we set up; 0 before
+	changed chan struct{} // holds one; nil when nothing tells
 }
 
 // linkDomain is a domain of a link: (sb) on the bus. A routing domain decides
@@ -61,6 +62,42 @@ type linkAddressEx struct {
 func newResolved(cfg HostConfig) *resolved { return &resolved{cfg: cfg} }
 
 func (r *resolved) servers() []string { return nil }
+
+func (r *resolved) listen() <-chan struct{} {
+	if r.conn == nil {
+		return nil
+	}
+	return r.changed
+}
+
+func (r *resolved) deafen() {} // that ends with the connection
+
+// subscribe has the bus tell when systemd-resolved comes or goes and when the servers or
+// domains of a link change. Without it changed is nil.
+func (r *resolved) subscribe(ctx context.Context) {
+	r.changed = nil
+	for _, match := range [][]dbus.MatchOption{
+		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchInterface("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, resolvedName)},
+		{dbus.WithMatchSender(resolvedName), dbus.WithMatchInterface("org.freedesktop.DBus.Properties"), dbus.WithMatchMember("PropertiesChanged"), dbus.WithMatchObjectPath(resolvedPath)},
+	} {
+		if err := r.conn.AddMatchSignalContext(ctx, match...); err != nil {
+			r.cfg.Logger.Debug("systemd-resolved tells of no changes", "err", err)
+			return
+		}
+	}
+	signals, changed := make(chan *dbus.Signal, 16), make(chan struct{}, 1)
+	r.conn.Signal(signals)
+	r.changed = changed
+	go func() { // until the connection ends, which closes signals and is a change too
+		for open := true; open; {
+			_, open = <-signals
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+}
 
 // apply tells systemd-resolved what it does not know yet.
 func (r *resolved) apply(ctx context.Context) (changed bool, err error) {
@@ -104,6 +141,7 @@ func (r *resolved) connect(ctx context.Context) error {
 		return fmt.Errorf("dnsmap: %w: no D-Bus: %w", ErrNoResolved, err)
 	}
 	r.conn, r.cancel = conn, cancel
+	r.subscribe(ctx)
 	return nil
 }
 

@@ -102,7 +102,8 @@ type linkState struct {
 // fakeResolved behaves as the Manager and Link objects of systemd-resolved do.
 // With old, it lacks what came after version 239.
 type fakeResolved struct {
-	old bool
+	old  bool
+	conn *dbus.Conn // tells of changes, as systemd-resolved does
 
 	mu    sync.Mutex
 	links map[int32]*linkState
@@ -119,7 +120,7 @@ func startResolved(t *testing.T, bus string, old bool) *fakeResolved {
 		t.Fatalf("the private bus does not answer: %v", err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	f := &fakeResolved{old: old, links: make(map[int32]*linkState)}
+	f := &fakeResolved{old: old, conn: conn, links: make(map[int32]*linkState)}
 	methods := map[string]any{
 		"SetLinkDNS": f.setDNS, "SetLinkDNSEx": f.setDNSEx, "SetLinkDomains": f.setDomains, "RevertLink": f.revert, "GetLink": f.getLink,
 		"SetLinkDNSSEC": f.setting("dnssec"), "SetLinkLLMNR": f.setting("llmnr"), "SetLinkMulticastDNS": f.setting("mdns"),
@@ -149,6 +150,7 @@ func (f *fakeResolved) change(index int32, set func(*linkState)) *dbus.Error {
 		return dbus.NewError("org.freedesktop.resolve1.NoSuchLink", nil)
 	}
 	f.calls++
+	defer f.tell()
 	if f.links[index] == nil {
 		f.links[index] = &linkState{settings: make(map[string]string)}
 	}
@@ -187,7 +189,14 @@ func (f *fakeResolved) revert(index int32) *dbus.Error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.links, index)
+	f.tell()
 	return nil
+}
+
+// tell says that servers and domains may have changed.
+func (f *fakeResolved) tell() {
+	_ = f.conn.Emit("/org/freedesktop/resolve1", "org.freedesktop.DBus.Properties.PropertiesChanged",
+		"org.freedesktop.resolve1.Manager", map[string]dbus.Variant{}, []string{"DNS", "Domains"})
 }
 
 func (f *fakeResolved) getLink(index int32) (dbus.ObjectPath, *dbus.Error) {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/nodetun/nodetun/internal/atomicfile"
 )
@@ -32,7 +31,7 @@ type resolvFile struct {
 	cfg     HostConfig
 	written *fileState // nil before the first change
 
-	mu    sync.Mutex // guards found
+	watch *fileWatch // nil where the system does not tell of changes
 	found []string
 }
 
@@ -50,10 +49,22 @@ type fileState struct {
 
 func newResolvFile(cfg HostConfig) *resolvFile { return &resolvFile{cfg: cfg} }
 
-func (r *resolvFile) servers() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.found
+func (r *resolvFile) servers() []string { return r.found }
+
+func (r *resolvFile) listen() <-chan struct{} {
+	path, err := r.target()
+	if err != nil {
+		path = r.cfg.ResolvConf
+	}
+	if r.watch = watchFile(r.watch, r.cfg.ResolvConf, path); r.watch == nil {
+		return nil
+	}
+	return r.watch.changed
+}
+
+func (r *resolvFile) deafen() {
+	r.watch.close()
+	r.watch = nil
 }
 
 func (r *resolvFile) apply(context.Context) (changed bool, err error) {
@@ -108,8 +119,6 @@ func (r *resolvFile) learn(base []byte) {
 			found = append(found, s)
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.found = found
 }
 

@@ -29,11 +29,11 @@ func readClocks(src source) func() clocks {
 }
 
 // sleptSince says that there was a sleep, or a stop of the process, between
-// two readings of which the later one was due within a tick.
+// two readings of which the later one was due within a tick of that length.
 //
 // A wall clock that goes forward alone is taken for a sleep too: a virtual
 // machine that was paused may know of it in no other way.
-func (c clocks) sleptSince(before clocks) bool {
+func (c clocks) sleptSince(before clocks, tick time.Duration) bool {
 	ran := c.running - before.running
 	return c.asleep-before.asleep > sleepCounted ||
 		c.wall.Sub(before.wall)-ran > sleepGap ||

@@ -13,12 +13,12 @@ import (
 
 const (
 	defaultDebounce = 250 * time.Millisecond
-	// tick is how often the clocks are read. A stop of the process is seen
-	// when it lasts for tick + sleepGap at most.
-	tick = 2 * time.Second
-	// ticksPerLook is how many ticks pass between two looks at the state
-	// without a trigger.
-	ticksPerLook = 8
+	// How often the clocks are read: rarely where the system tells of a sleep. A stop
+	// of the process is seen when it lasts for a tick + sleepGap at least.
+	tick     = 2 * time.Second
+	toldTick = 30 * time.Second
+	// lookEvery is the time between two looks at the state without a trigger.
+	lookEvery = 16 * time.Second
 	// errorPause is how long a source that fails is left alone.
 	errorPause = time.Second
 )
@@ -66,6 +66,8 @@ type source interface {
 	// waitClock blocks until the wall clock was set or the machine woke, or
 	// Close. Where the system does not tell, it blocks until Close.
 	waitClock() error
+	// tellsClock reports whether waitClock returns when the machine woke.
+	tellsClock() bool
 	// asleep is how long the machine has slept since it booted; 0 where the
 	// system does not tell.
 	asleep() time.Duration
@@ -164,7 +166,12 @@ func (m *Monitor) listen(ctx context.Context, wait func() error, trigger chan<- 
 // clocks on every occasion.
 func (m *Monitor) watch(ctx context.Context, network, clock <-chan struct{}) {
 	last, clocks := m.first, m.clock()
-	ticker := time.NewTicker(tick)
+	every := tick
+	if m.src.tellsClock() {
+		every = toldTick
+	}
+	ticksPerLook := int(max(1, lookEvery/every))
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	debounce := time.NewTimer(0)
 	debounce.Stop()
@@ -187,7 +194,7 @@ func (m *Monitor) watch(ctx context.Context, network, clock <-chan struct{}) {
 		}
 		before := clocks
 		clocks = m.clock()
-		event := Event{Slept: clocks.sleptSince(before)}
+		event := Event{Slept: clocks.sleptSince(before, every)}
 		if !look && !event.Slept {
 			continue
 		}

@@ -52,6 +52,7 @@ func TestContainerNames(t *testing.T) {
 type fakeSource struct {
 	trigger chan struct{} // the network may have changed
 	clock   chan struct{} // the clock was set
+	tells   bool          // that it was
 	closed  chan struct{}
 
 	mu      sync.Mutex // guards the fields below
@@ -64,6 +65,8 @@ type fakeSource struct {
 func newFakeSource() *fakeSource {
 	return &fakeSource{trigger: make(chan struct{}), clock: make(chan struct{}), closed: make(chan struct{})}
 }
+
+func (f *fakeSource) tellsClock() bool { return f.tells }
 
 func (f *fakeSource) set(list ...Interface) {
 	f.mu.Lock()
@@ -237,6 +240,41 @@ func TestSleep(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where the system tells of a sleep the clocks are read twice a minute, and a stop of
+// the process is noticed all the same.
+func TestToldClocksAreReadRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newFakeSource()
+		src.tells = true
+		m := newMonitor(Config{}, src)
+		clock := &fakeClock{start: time.Now(), add: clocks{wall: time.Unix(0, 0)}}
+		reads := 0
+		m.clock = func() clocks { reads++; return clock.read() }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		time.Sleep(10*time.Minute + time.Second)
+		synctest.Wait()
+		if reads > 21 {
+			t.Errorf("read %d times in 10 minutes", reads)
+		}
+		clock.move(0, time.Hour, 0)
+		began := time.Now()
+		src.clock <- struct{}{}
+		if e := <-m.Changed(); e != (Event{Slept: true}) || time.Since(began) > 0 {
+			t.Errorf("%+v after %v", e, time.Since(began))
+		}
+		clock.move(10*time.Minute, 0, 0)
+		if e := <-m.Changed(); e != (Event{Slept: true}) {
+			t.Errorf("stopped for 10 minutes: %+v", e)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestEventsAreJoined(t *testing.T) {

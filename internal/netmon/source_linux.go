@@ -105,6 +105,8 @@ func (s *netlinkSource) waitClock() error {
 	return err
 }
 
+func (s *netlinkSource) tellsClock() bool { return s.timer != nil }
+
 // asleep is the time that the one clock counts and the other does not.
 func (s *netlinkSource) asleep() time.Duration {
 	var boot, running unix.Timespec

@@ -36,6 +36,8 @@ func (s *pollSource) waitClock() error {
 	return os.ErrClosed
 }
 
+func (s *pollSource) tellsClock() bool { return false }
+
 func (s *pollSource) asleep() time.Duration { return 0 }
 
 func (s *pollSource) interfaces() ([]Interface, error) {

@@ -106,8 +106,7 @@ func (c *Client) SetPort(local uint16) {
 // forgotten the mapping. What is being asked at the moment is given up.
 func (c *Client) NetworkChanged() { c.tell(func(in *input) { in.changed = true }) }
 
-// Wake says that a mapping is of use now: a failed attempt is repeated if it
-// is half a minute old, and an old mapping is verified.
+// Wake says that a mapping is of use now: an old one is verified.
 func (c *Client) Wake() { c.tell(func(in *input) { in.woke = true }) }
 
 // forgotten is called by the methods.

@@ -440,7 +440,7 @@ func TestForgedAnswers(t *testing.T) {
 				asked := evil(t, l, test.fromElse, test.forge)
 				c := run(t, l, portmap.Config{Protocols: portmap.PCP | portmap.NATPMP})
 				c.SetPort(41820)
-				time.Sleep(time.Minute)
+				time.Sleep(10 * time.Minute)
 				if m, ok := c.Mapping(); ok {
 					t.Errorf("mapping %+v", m)
 				}
@@ -450,6 +450,34 @@ func TestForgedAnswers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A router that never answers is asked again after 1, 5 and 30 minutes, and when the
+// network changes: whatever else happens, a node at rest does not go on asking.
+func TestSilentRouterIsLeftAlone(t *testing.T) {
+	lan(t, func(t *testing.T, l *portmaptest.LAN) {
+		asked := evil(t, l, false, func([]byte) [][]byte { return nil })
+		c := run(t, l, portmap.Config{Protocols: portmap.PCP | portmap.NATPMP})
+		c.SetPort(41820)
+		time.Sleep(30 * time.Second)
+		once := asked.Load()
+		if once == 0 {
+			t.Fatal("not asked at all")
+		}
+		for range 60 { // an hour in which the mapping would be of use
+			c.Wake()
+			c.SetPort(41820)
+			time.Sleep(time.Minute)
+		}
+		if n := asked.Load(); n != 4*once {
+			t.Errorf("%d questions in an hour, %d at a time", n, once)
+		}
+		c.NetworkChanged()
+		time.Sleep(30 * time.Second)
+		if n := asked.Load(); n != 5*once {
+			t.Errorf("%d questions after a change of the network, %d at a time", n, once)
+		}
+	})
 }
 
 // An absurd lifetime is cut to a day.

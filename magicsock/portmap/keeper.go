@@ -15,11 +15,12 @@ const (
 	requestTime = 4 * time.Second
 	releaseTime = time.Second
 
-	// An attempt that failed is repeated after retryMin, then twice as long,
-	// up to retryMax; not before wakePause when somebody says that it is of use.
-	retryMin  = 5 * time.Second
-	retryMax  = 10 * time.Minute
-	wakePause = 30 * time.Second
+	// An attempt that failed is repeated after these pauses, the last one again and
+	// again, and at once when the network changes: a router that maps no ports will
+	// not begin to.
+	firstRetry  = time.Minute
+	secondRetry = 5 * time.Minute
+	laterRetry  = 30 * time.Minute
 	// A refusal that says how long it stays is believed within these bounds
 	// (RFC 6887 7.4 has 30 minutes for long ones).
 	refusedMin = 30 * time.Second
@@ -53,7 +54,6 @@ type keeper struct {
 	hint netip.AddrPort
 
 	fails   int       // in a row
-	last    time.Time // when the last attempt ended
 	retry   time.Time // when the next is due; only when nothing is held
 	refused time.Time // not to be asked before
 	renewed time.Time // when the router was last asked because it had forgotten
@@ -83,7 +83,7 @@ func (k *keeper) step(ctx context.Context, in input) time.Time {
 		k.drop()
 		k.obtain(ctx)
 	case k.held == nil:
-		if k.mayTry(now, in) {
+		if k.mayTry(now) {
 			k.obtain(ctx)
 		}
 	default:
@@ -128,13 +128,13 @@ func (k *keeper) follow(ctx context.Context, in input) {
 	}
 }
 
-// mayTry says that an attempt is due, or was asked for and is not too early.
-func (k *keeper) mayTry(now time.Time, in input) bool {
+// mayTry says that an attempt is due.
+func (k *keeper) mayTry(now time.Time) bool {
 	if now.Before(k.refused) {
 		k.retry = k.refused
 		return false
 	}
-	return !now.Before(k.retry) || in.woke && now.Sub(k.last) >= wakePause
+	return !now.Before(k.retry)
 }
 
 // obtain asks for a mapping when there is none, or when the one that is held
@@ -142,7 +142,6 @@ func (k *keeper) mayTry(now time.Time, in input) bool {
 func (k *keeper) obtain(ctx context.Context) {
 	p, l, err := k.r.obtain(ctx, ask{internal: k.port, external: k.hint})
 	now := time.Now()
-	k.last = now
 	switch {
 	case err == nil:
 		k.keep(p, l, now)
@@ -155,7 +154,7 @@ func (k *keeper) obtain(ctx context.Context) {
 // fail plans the next attempt.
 func (k *keeper) fail(err error, now time.Time) {
 	k.fails++
-	pause := min(retryMin<<min(k.fails-1, 16), retryMax)
+	pause := []time.Duration{firstRetry, secondRetry, laterRetry}[min(k.fails, 3)-1]
 	if no := (*refusal)(nil); errors.As(err, &no) && no.again > 0 {
 		pause = max(pause, min(max(no.again, refusedMin), refusedMax))
 		k.refused = now.Add(pause)

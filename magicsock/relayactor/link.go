@@ -189,12 +189,15 @@ func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Cli
 			}
 			client.Ping()
 		}
-		idle := l.idle()
-		if idle >= idleClose && !l.actor.keeps(l) {
+		switch idle := l.idle(); {
+		case l.actor.keeps(l):
+			timer.Stop() // who ends that wakes us
+		case idle >= idleClose:
 			cancel()
 			return
+		default:
+			timer.Reset(idleClose - idle)
 		}
-		timer.Reset(max(idleClose-idle, time.Second))
 	}
 }
 
