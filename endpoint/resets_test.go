@@ -184,3 +184,33 @@ func TestResetRateBounded(t *testing.T) {
 		t.Error("refused in the next second")
 	}
 }
+
+// The limit is off for a node as long as it has a connection without segmentation
+// offload, and for no other.
+func TestPlainNodes(t *testing.T) {
+	var p plainNodes
+	one, other := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	p.add(one, 1)
+	p.add(one, 1)
+	p.add(one, -1)
+	if !p.has(one) || p.has(other) {
+		t.Errorf("one %v, other %v", p.has(one), p.has(other))
+	}
+	p.add(one, -1)
+	if p.has(one) || len(p.conns) != 0 {
+		t.Error("the connections are over")
+	}
+}
+
+// A caller's OnRevived is told beside the endpoint's own use of it.
+func TestCallersOnRevivedIsTold(t *testing.T) {
+	cfg := loopback()
+	var told identity.NodeID
+	cfg.Socket.OnRevived = func(id identity.NodeID) { told = id }
+	e := start(t, cfg)
+	id := identity.GenerateSecretKey().NodeID()
+	e.cfg.Socket.OnRevived(id)
+	if told != id {
+		t.Errorf("told of %v", told)
+	}
+}

@@ -302,16 +302,17 @@ func (h *Host) Run(ctx context.Context) error {
 	for {
 		w.ensure() // the kernel closes nothing, but a lost announcement ends a watch
 		h.check()
+		checked := time.Now()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(repairGap):
+		case <-tick.C:
+		case <-w.changed:
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-w.changed:
-		case <-tick.C:
+		case <-time.After(time.Until(checked.Add(repairGap))): // most often at once
 		}
 	}
 }

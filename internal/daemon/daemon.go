@@ -196,7 +196,7 @@ func (d *Daemon) answerControl(ctx context.Context) {
 }
 
 // socketCheck is how often the node looks whether its control socket is still there.
-const socketCheck = 30 * time.Second
+const socketCheck = time.Minute
 
 // keepAnswering answers on the control socket until ctx ends, and makes it again when
 // somebody removed it.

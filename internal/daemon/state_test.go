@@ -122,3 +122,16 @@ func TestUndoIsInReverse(t *testing.T) {
 		t.Errorf("undone twice: %v", order)
 	}
 }
+
+func TestHostNameThatCannotBeUsed(t *testing.T) {
+	for host, want := range map[string]string{
+		"laptop": "", "": "", "ip-10-0-0-1": "",
+		"my_host": "my_host", "localhost": "localhost", "büro": "büro", strings.Repeat("a", 64): "aaaa", "-host": "-host", "wpad": "wpad",
+	} {
+		said := ""
+		nameHealth(host, func(what, fix string) { said = what + fix })
+		if (said == "") != (want == "") || !strings.Contains(said, want) {
+			t.Errorf("%q: %q", host, said)
+		}
+	}
+}

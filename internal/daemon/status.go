@@ -149,9 +149,8 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	list = append(list, d.peerHealth...)
 	d.mu.Unlock()
 	list = append(list, d.troubles.list()...)
-	if host := hostName(); d.cfg.Settings.Name == "" && host != "" && ownName("") == "" {
-		warn(fmt.Sprintf("this machine is called %q, which cannot be a name in the tunnel: %v", identity.Clean(host, 64), dnsmap.ValidPetname(host)),
-			`choose one: name = "..." in nodetun.toml`)
+	if d.cfg.Settings.Name == "" {
+		nameHealth(hostName(), warn)
 	}
 	for _, problem := range d.host.Problems() {
 		warn(problem.Text, problem.Fix)
@@ -177,6 +176,13 @@ func (d *Daemon) online() bool {
 		}
 	}
 	return false
+}
+
+// nameHealth tells of a host name that cannot be the node's.
+func nameHealth(host string, warn func(what, fix string)) {
+	if err := dnsmap.ValidPetname(host); host != "" && err != nil {
+		warn(fmt.Sprintf("the name of this machine cannot be one in the tunnel: %v", err), `choose one: name = "..." in nodetun.toml`)
+	}
 }
 
 // socketHealth tells of UDP sockets that are missing.
