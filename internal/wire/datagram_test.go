@@ -229,7 +229,7 @@ func hotPaths(t testing.TB) map[string]func() {
 	whole := append([]byte{KindIPv6}, make([]byte, 1400)...)
 	paths["SplitAndJoin"] = func() {
 		id++
-		first, second, _ := AppendSplit(buf[:0], whole, id, 1163)
+		first, second, _ := appendSplit(buf[:0], whole, id, 1163)
 		_, _ = j.Add(now, first)
 		if got, _ := j.Add(now, second); len(got) != len(whole) {
 			t.Fatal("not joined")

@@ -23,12 +23,12 @@ const (
 // on the way: counting up will do. The error says that two are not enough. The
 // halves are new memory.
 func Split(b []byte, id uint16, limit int) (first, second []byte, err error) {
-	return AppendSplit(nil, b, id, limit)
+	return appendSplit(nil, b, id, limit)
 }
 
-// AppendSplit is Split with the halves appended to dst one after the other;
+// appendSplit is Split with the halves appended to dst one after the other;
 // they share its memory and need len(b)+10 bytes of it. b must not overlap dst.
-func AppendSplit(dst, b []byte, id uint16, limit int) (first, second []byte, err error) {
+func appendSplit(dst, b []byte, id uint16, limit int) (first, second []byte, err error) {
 	cut := (len(b) + 1) / 2
 	if len(b) < 2 || len(b) > 0xffff || b[0] > KindWhole || cut+halfHeader > limit {
 		return nil, nil, ErrDatagram
