@@ -16,7 +16,7 @@ const (
 	// How often the clocks are read: rarely where the system tells of a sleep. A stop
 	// of the process is seen when it lasts for a tick + sleepGap at least.
 	tick     = 2 * time.Second
-	toldTick = 30 * time.Second
+	toldTick = time.Minute
 	// lookEvery is the time between two looks at the state without a trigger.
 	lookEvery = 16 * time.Second
 	// errorPause is how long a source that fails is left alone.

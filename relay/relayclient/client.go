@@ -54,6 +54,7 @@ type Client struct {
 	rtt      atomic.Int64  // nanoseconds, 0 unknown
 	frames   atomic.Uint64 // received
 	poke     chan struct{} // holds one token when a ping is wanted
+	ponged   chan struct{} // holds one token when a ping was answered
 	pace     relay.Pace    // the writer's
 
 	mu       sync.Mutex // guards the fields below
@@ -69,6 +70,7 @@ func newClient(cfg Config, raw *relay.Conn) *Client {
 		logger: cfg.Logger,
 		begin:  time.Now(),
 		poke:   make(chan struct{}, 1),
+		ponged: make(chan struct{}, 1),
 	}
 	if c.queue == nil {
 		c.queue = relay.NewQueue(nil)
@@ -197,6 +199,7 @@ func (c *Client) writeLoop(ctx context.Context, readError <-chan error) error {
 		case <-timer.C:
 		case <-c.poke:
 			live.PingNow()
+		case <-c.ponged: // no need to wake for an answer that came
 		case err := <-readError:
 			return err
 		case <-ctx.Done():
@@ -324,6 +327,10 @@ func (c *Client) gotPong(body []byte) error {
 	if data == c.pingData && !c.pingSent.IsZero() {
 		c.rtt.Store(int64(max(1, time.Since(c.pingSent))))
 		c.pingSent = time.Time{}
+		select {
+		case c.ponged <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }
