@@ -40,7 +40,10 @@ func LockState(stateDir string) (unlock func(), err error) {
 			return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
 		case taken:
 			notePID(file)
-			return func() { file.Close() }, nil
+			return func() {
+				_ = file.Truncate(0) // nobody has it; may fail, as notePID may
+				file.Close()
+			}, nil
 		case time.Now().After(deadline):
 			file.Close()
 			return nil, fmt.Errorf("%w: another daemon uses %s (try: nodetun down)", ErrLocked, stateDir)

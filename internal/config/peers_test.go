@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -279,4 +280,32 @@ func FuzzPeersEdit(f *testing.F) {
 			t.Fatalf("%+v: %v", got, err)
 		}
 	})
+}
+
+// Whoever finds a state directory locked learns by whom; a number that is left is
+// believed of nobody.
+func TestLockHolder(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the holder is known on Linux only")
+	}
+	dir := t.TempDir()
+	unlock, err := LockState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid := LockHolder(dir); pid != os.Getpid() {
+		t.Errorf("held by %d, want %d", pid, os.Getpid())
+	}
+	unlock()
+	if pid := LockHolder(dir); pid != 0 {
+		t.Errorf("held by %d, which has let go", pid)
+	}
+	for _, text := range []string{"1\n", "-7", "x", fmt.Sprint(os.Getppid())} {
+		if err := os.WriteFile(lockPath(dir), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if pid := LockHolder(dir); pid != 0 {
+			t.Errorf("%q: held by %d", text, pid)
+		}
+	}
 }
