@@ -330,7 +330,7 @@ func TestDrain(t *testing.T) {
 			var written sync.WaitGroup
 			written.Go(func() { near.Write(make([]byte, 20<<20)) }) // more than all buffers hold
 			const patience = 100 * time.Millisecond
-			for before := -1; near.unacknowledged() != before; time.Sleep(patience) { // until the reader's window is closed
+			for before := 0; before == 0 || near.unacknowledged() != before; time.Sleep(patience) { // until the reader's window is closed
 				before = near.unacknowledged()
 			}
 			began := time.Now()

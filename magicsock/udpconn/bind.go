@@ -82,23 +82,26 @@ func (c *Conn) awaitNext(s *socket, cause error) error {
 			_ = c.rebindLocked() // the error is kept
 		}
 	}
-	c.pause = min(max(2*c.pause, minPause), maxPause)
-	next := time.Now().Add(c.pause)
+	if c.retry.IsZero() { // else a deadline ended the last wait, which goes on
+		c.pause = min(max(2*c.pause, minPause), maxPause)
+		c.retry = time.Now().Add(c.pause)
+	}
 	for {
 		switch now := time.Now(); {
 		case c.closed:
 			return net.ErrClosed
 		case c.cur.Load() != s && c.unbound == nil:
+			c.retry = time.Time{}
 			return nil
-		case !c.deadline.IsZero() && !now.Before(c.deadline):
-			return os.ErrDeadlineExceeded
-		case !now.Before(next):
+		case !now.Before(c.retry):
 			_ = c.rebindLocked() // the error is kept
 			c.pause = min(2*c.pause, maxPause)
-			next = now.Add(c.pause)
+			c.retry = now.Add(c.pause)
 			continue
+		case !c.deadline.IsZero() && !now.Before(c.deadline):
+			return os.ErrDeadlineExceeded
 		}
-		c.waitLocked(next)
+		c.waitLocked(c.retry)
 	}
 }
 

@@ -194,3 +194,23 @@ func TestUnboundReaderCanBeWoken(t *testing.T) {
 		}
 	})
 }
+
+// A reader that is woken again and again, as by packets of a relay, tries to be bound
+// again all the same.
+func TestUnboundReaderThatIsWokenOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := loopback(t).V4
+		tries := unlucky(c, syscall.EMFILE, syscall.EMFILE, syscall.EMFILE, syscall.EMFILE)
+		_ = c.Rebind()
+		began, ms := time.Now(), messages(1)
+		for c.Unbound() != nil && time.Since(began) < time.Hour {
+			_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			if n, err := c.Read(ms); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal(n, err)
+			}
+		}
+		if took := time.Since(began); took != 15*time.Second { // after 1, 2, 4 and 8 s
+			t.Errorf("bound after %v, tried at %v", took, *tries)
+		}
+	})
+}

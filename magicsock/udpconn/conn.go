@@ -58,10 +58,11 @@ type Conn struct {
 	want netip.AddrPort
 
 	cur atomic.Pointer[socket] // never nil, closed while the Conn is unbound
-	// The one reader's: what it reads into, and its last pause before a try to be
-	// bound again, 0 once something was read.
+	// The one reader's: what it reads into, its last pause before a try to be bound
+	// again, 0 once something was read, and when the next try is, zero while bound.
 	rx    receiver
 	pause time.Duration
+	retry time.Time
 	// changed has a token when a reader that waits for a socket should look again.
 	changed chan struct{}
 
