@@ -43,17 +43,25 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if c.Stall <= 0 {
 		return c.Conn.Write(b)
 	}
-	written := 0
-	for {
+	// What the kernel takes at once needs no deadline, whose timer would wake an idle
+	// node long after.
+	written, err := writeAtOnce(c.Conn, b)
+	if err != nil || written == len(b) {
+		return written, err
+	}
+	defer func() { _ = c.SetWriteDeadline(time.Time{}) }()
+	for err == nil && written < len(b) {
 		if err := c.SetWriteDeadline(time.Now().Add(c.Stall)); err != nil {
 			return written, err
 		}
-		n, err := c.Conn.Write(b[written:])
+		var n int
+		n, err = c.Conn.Write(b[written:])
 		written += n
-		if err == nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return written, err
+		if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = nil
 		}
 	}
+	return written, err
 }
 
 // CloseWrite ends what is sent and leaves what is received.

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"cmp"
+	"errors"
 	"net"
 	"time"
 
@@ -27,4 +29,26 @@ func setTCP(c net.Conn, option, value int) {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, option, value) })
+}
+
+// writeAtOnce writes what the kernel takes without waiting, which may be nothing.
+func writeAtOnce(c net.Conn, b []byte) (int, error) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return 0, nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	var failed error
+	err = raw.Write(func(fd uintptr) bool {
+		n, failed = unix.Write(int(fd), b)
+		return true
+	})
+	if errors.Is(failed, unix.EAGAIN) || errors.Is(failed, unix.EINTR) {
+		failed = nil
+	}
+	return max(0, n), cmp.Or(err, failed)
 }
