@@ -71,6 +71,20 @@ func nameservers(base []byte) []string {
 	return list
 }
 
+// resolvedConf is where systemd-resolved lists the servers that it asks itself.
+const resolvedConf = "/run/systemd/resolve/resolv.conf"
+
+// HostServers lists the addresses of the servers that this host asks, without ours.
+func HostServers() []string {
+	var list []string
+	for _, path := range []string{hostResolvConf, resolvedConf} {
+		if content, err := os.ReadFile(path); err == nil {
+			list = append(list, nameservers(stripBlocks(content))...)
+		}
+	}
+	return list
+}
+
 // searchList returns the search domains in force: those of the last line.
 func searchList(base []byte) []string {
 	var list []string

@@ -22,7 +22,7 @@ func ExampleTable() {
 	self, _ := identity.ParseNodeID("3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29")
 	peer, _ := identity.ParseNodeID("8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c")
 
-	pool, err := routing.ChoosePool("", []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")})
+	pool, err := routing.ChoosePool("", routing.Networks{Used: []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -35,5 +35,5 @@ func ExampleTable() {
 	}
 	id, ok := table.Lookup(entry.V4)
 	fmt.Println(pool, entry.V4, ok, id == peer)
-	// Output: 100.100.0.0/16 100.100.168.192 true true
+	// Output: 198.18.0.0/16 198.18.168.192 true true
 }

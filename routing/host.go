@@ -42,6 +42,9 @@ type HostConfig struct {
 	Routes []netip.Prefix
 	// MTU of the link in bytes; 0 leaves it as it is.
 	MTU int
+	// OnChange is called by Run when something changed that may take packets from the
+	// overlay: links, addresses, rules, routes inside it. It must not block. May be nil.
+	OnChange func()
 	// Logger; nil discards.
 	Logger *slog.Logger
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -295,7 +296,7 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.state.nl == nil {
 		return errors.New("routing: Run before Apply")
 	}
-	w := newWatcher()
+	w := newWatcher(h.cfg.Routes)
 	defer w.close()
 	tick := time.NewTicker(selfCheck)
 	defer tick.Stop()
@@ -308,6 +309,9 @@ func (h *Host) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		case <-w.changed:
+			if h.cfg.OnChange != nil {
+				h.cfg.OnChange()
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -327,34 +331,60 @@ func (h *Host) check() {
 	}
 }
 
-// HostPrefixes lists the prefixes of this host's addresses and routes, in all
-// tables but the local one, without those of the link named exclude. Default
-// routes are not in it.
-func HostPrefixes(exclude string) ([]netip.Prefix, error) {
+// HostNetworks lists what this host has to do with: the prefixes of its addresses
+// and routes, in all tables but the local one, and its gateways, without those of
+// the link named exclude. Default routes are not in it.
+func HostNetworks(exclude string) (Networks, error) {
 	skip := -1
 	if link, err := netlink.LinkByName(exclude); exclude != "" && err == nil {
 		skip = link.Attrs().Index
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("routing: list addresses: %w", err)
+		return Networks{}, fmt.Errorf("routing: list addresses: %w", err)
 	}
-	var list []netip.Prefix
+	used, null := make(map[netip.Prefix]bool), make(map[netip.Prefix]bool) // a router has hundreds of thousands
 	for _, a := range addrs {
 		if p := toPrefix(a.IPNet); a.LinkIndex != skip && p.IsValid() {
-			list = with(list, p.Masked())
+			used[p.Masked()] = true
 		}
 	}
 	err = netlink.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-		if p := toPrefix(r.Dst); r.LinkIndex != skip && r.Table != unix.RT_TABLE_LOCAL && p.IsValid() && p.Bits() > 0 {
-			list = with(list, p.Masked())
+		if r.LinkIndex == skip || r.Table == unix.RT_TABLE_LOCAL {
+			return true
+		}
+		if gateway, ok := netip.AddrFromSlice(r.Gw); ok {
+			gateway = gateway.Unmap()
+			used[netip.PrefixFrom(gateway, gateway.BitLen())] = true
+		}
+		p := toPrefix(r.Dst)
+		switch {
+		case !p.IsValid() || p.Bits() == 0:
+		case r.Type == unix.RTN_BLACKHOLE, r.Type == unix.RTN_UNREACHABLE, r.Type == unix.RTN_PROHIBIT:
+			null[p.Masked()] = true
+		default:
+			used[p.Masked()] = true
 		}
 		return true
 	})
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("routing: list routes: %w", err)
+		return Networks{}, fmt.Errorf("routing: list routes: %w", err)
 	}
-	return list, nil
+	return Networks{Used: slices.Collect(maps.Keys(used)), Null: slices.Collect(maps.Keys(null))}, nil
+}
+
+// LinkTo names the link through which packets for an address leave, empty when they
+// go nowhere.
+func LinkTo(addr netip.Addr) string {
+	routes, err := netlink.RouteGet(addr.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return ""
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return ""
+	}
+	return link.Attrs().Name
 }
 
 // ipv6On reports whether the kernel takes IPv6 addresses on the link.

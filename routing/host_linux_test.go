@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -338,25 +339,30 @@ func TestNetnsNoLink(t *testing.T) {
 	}
 }
 
-func TestNetnsHostPrefixes(t *testing.T) {
+func TestNetnsHostNetworks(t *testing.T) {
 	b, other := newBed(t), nstest.New(t, "lan")
-	nstest.Veth(t, b.NS, "10.77.0.1/24", other, "10.77.0.2/24")
+	uplink, _ := nstest.Veth(t, b.NS, "10.77.0.1/24", other, "10.77.0.2/24")
 	b.Run(t, "ip", "route", "add", "default", "via", "10.77.0.2")
 	b.Run(t, "ip", "route", "add", "198.18.4.0/24", "via", "10.77.0.2")
 	b.Run(t, "ip", "route", "add", "10.214.0.0/16", "via", "10.77.0.2", "table", "52")
+	b.Run(t, "ip", "route", "add", "blackhole", "172.16.0.0/12")
+	b.Run(t, "ip", "route", "add", "10.99.0.0/16", "via", "172.29.0.1", "dev", uplink, "onlink")
 	b.apply(t)
 	defer b.host.Undo()
-	var list []netip.Prefix
+	var list routing.Networks
 	var err error
-	b.Do(t, func() { list, err = routing.HostPrefixes("nt0") })
+	b.Do(t, func() { list, err = routing.HostNetworks("nt0") })
 	if err != nil {
 		t.Fatal(err)
 	}
 	has := make(map[string]bool)
-	for _, p := range list {
+	for _, p := range list.Used {
 		has[p.String()] = true
 	}
-	for _, want := range []string{"10.77.0.0/24", "198.18.4.0/24", "10.214.0.0/16", "127.0.0.0/8"} {
+	if !slices.Equal(list.Null, prefixes("172.16.0.0/12")) {
+		t.Errorf("null routes %v", list.Null)
+	}
+	for _, want := range []string{"10.77.0.0/24", "198.18.4.0/24", "10.214.0.0/16", "127.0.0.0/8", "10.77.0.2/32", "172.29.0.1/32"} {
 		if !has[want] {
 			t.Errorf("%s is missing in %v", want, list)
 		}
@@ -366,7 +372,7 @@ func TestNetnsHostPrefixes(t *testing.T) {
 			t.Errorf("%s is in %v", not, list)
 		}
 	}
-	if pool, err := routing.ChoosePool("", list); err != nil || pool.String() != "100.100.0.0/16" {
+	if pool, err := routing.ChoosePool("", list); err != nil || pool.String() != "100.100.0.0/16" { // all others are taken
 		t.Errorf("pool %v, %v", pool, err)
 	}
 }

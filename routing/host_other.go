@@ -20,12 +20,12 @@ func (h *Host) Run(context.Context) error { return ErrNotSupported }
 // Undo does nothing on this system.
 func (h *Host) Undo() error { return nil }
 
-// HostPrefixes lists the prefixes of this host's addresses, without those of
+// HostNetworks lists the prefixes of this host's addresses, without those of
 // the link named exclude. Routes are not looked at on this system.
-func HostPrefixes(exclude string) ([]netip.Prefix, error) {
+func HostNetworks(exclude string) (Networks, error) {
 	links, err := net.Interfaces()
 	if err != nil {
-		return nil, fmt.Errorf("routing: list links: %w", err)
+		return Networks{}, fmt.Errorf("routing: list links: %w", err)
 	}
 	var list []netip.Prefix
 	for _, link := range links {
@@ -34,7 +34,7 @@ func HostPrefixes(exclude string) ([]netip.Prefix, error) {
 		}
 		addrs, err := link.Addrs()
 		if err != nil {
-			return nil, fmt.Errorf("routing: list addresses: %w", err)
+			return Networks{}, fmt.Errorf("routing: list addresses: %w", err)
 		}
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil {
@@ -42,5 +42,8 @@ func HostPrefixes(exclude string) ([]netip.Prefix, error) {
 			}
 		}
 	}
-	return list, nil
+	return Networks{Used: list}, nil
 }
+
+// LinkTo knows nothing on this system.
+func LinkTo(netip.Addr) string { return "" }

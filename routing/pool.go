@@ -32,13 +32,36 @@ const (
 	onDemandHosts = 1024
 )
 
+// Networks is what a host has to do with already, in no order.
+type Networks struct {
+	// Used holds prefixes that packets go to: networks, routes, single addresses.
+	Used []netip.Prefix
+	// Null holds routes that lead nowhere (blackhole, unreachable, prohibit). One that
+	// is wider than a pool covers whatever nobody uses, the pool too.
+	Null []netip.Prefix
+}
+
+// clash returns what lies in the way of a pool.
+func (n Networks) clash(pool netip.Prefix) (netip.Prefix, bool) {
+	// A piece of a default route is no network.
+	used := func(p netip.Prefix) bool { return p.Bits() >= defaultRouteBits && p.Overlaps(pool) }
+	if i := slices.IndexFunc(n.Used, used); i >= 0 {
+		return n.Used[i], true
+	}
+	inside := func(p netip.Prefix) bool { return p.Bits() >= pool.Bits() && p.Overlaps(pool) }
+	if i := slices.IndexFunc(n.Null, inside); i >= 0 {
+		return n.Null[i], true
+	}
+	return netip.Prefix{}, false
+}
+
 // DefaultPools lists the IPv4 pools tried in this order when none is set.
 func DefaultPools() []netip.Prefix {
 	return []netip.Prefix{
-		netip.MustParsePrefix("100.100.0.0/16"),
 		netip.MustParsePrefix("198.18.0.0/16"),
 		netip.MustParsePrefix("10.214.0.0/16"),
 		netip.MustParsePrefix("172.29.0.0/16"),
+		netip.MustParsePrefix("100.100.0.0/16"), // last: in the space that Tailscale filters, with the resolvers of a large cloud
 	}
 }
 
@@ -48,13 +71,13 @@ func DefaultPools() []netip.Prefix {
 // IPv4 prefix of 8 to 30 bits that overlaps nothing in taken. Errors wrap
 // ErrBadPool or ErrPoolTaken. Pieces of a default route in taken (shorter than
 // 7 bits) do not count.
-func ChoosePool(setting string, taken []netip.Prefix) (netip.Prefix, error) {
+func ChoosePool(setting string, taken Networks) (netip.Prefix, error) {
 	switch setting {
 	case "none":
 		return netip.Prefix{}, nil
 	case "":
 		for _, p := range DefaultPools() {
-			if _, clash := overlapping(p, taken); !clash {
+			if _, clash := taken.clash(p); !clash {
 				return p, nil
 			}
 		}
@@ -64,7 +87,7 @@ func ChoosePool(setting string, taken []netip.Prefix) (netip.Prefix, error) {
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	if other, clash := overlapping(p, taken); clash {
+	if other, clash := taken.clash(p); clash {
 		return netip.Prefix{}, fmt.Errorf("%w: %s overlaps %s", ErrPoolTaken, p, other)
 	}
 	return p, nil
@@ -96,16 +119,6 @@ func reservedV4() []netip.Prefix {
 		netip.MustParsePrefix("169.254.0.0/16"),
 		netip.MustParsePrefix("224.0.0.0/3"),
 	}
-}
-
-func overlapping(p netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
-	i := slices.IndexFunc(taken, func(t netip.Prefix) bool {
-		return t.Bits() >= defaultRouteBits && t.Overlaps(p)
-	})
-	if i < 0 {
-		return netip.Prefix{}, false
-	}
-	return taken[i], true
 }
 
 // hosts numbers the usable hosts of a pool from 0 to n-1. The zero value has

@@ -19,16 +19,20 @@ func prefixes(list ...string) []netip.Prefix {
 func TestChoosePool(t *testing.T) {
 	for _, tc := range []struct {
 		name, setting string
-		taken         []netip.Prefix
+		taken, null   []netip.Prefix
 		want          string // empty: the zero Prefix
 		err           error
 	}{
-		{name: "first default", want: "100.100.0.0/16"},
-		{name: "default avoids a carrier network", taken: prefixes("100.64.0.0/10"), want: "198.18.0.0/16"},
-		{name: "default avoids a single host route", taken: prefixes("100.100.100.100/32", "198.18.9.0/24"), want: "10.214.0.0/16"},
-		{name: "last default", taken: prefixes("100.64.0.0/10", "198.18.0.0/15", "10.0.0.0/8"), want: "172.29.0.0/16"},
+		{name: "first default", want: "198.18.0.0/16"},
+		{name: "default avoids a wider network", taken: prefixes("198.18.0.0/15"), want: "10.214.0.0/16"},
+		{name: "default avoids a single address", taken: prefixes("198.18.7.9/32", "10.214.9.0/24"), want: "172.29.0.0/16"},
+		{name: "last default", taken: prefixes("198.18.0.0/15", "10.0.0.0/8", "172.16.0.0/12"), want: "100.100.0.0/16"},
 		{name: "all defaults taken", taken: prefixes("100.64.0.0/10", "198.18.0.0/15", "10.0.0.0/8", "172.16.0.0/12"), err: routing.ErrPoolTaken},
-		{name: "halves of a default route do not count", taken: prefixes("0.0.0.0/1", "128.0.0.0/1", "::/0"), want: "100.100.0.0/16"},
+		{name: "halves of a default route do not count", taken: prefixes("0.0.0.0/1", "128.0.0.0/1", "::/0"), want: "198.18.0.0/16"},
+		{name: "null routes over all defaults", null: prefixes("10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "198.18.0.0/15"), want: "198.18.0.0/16"},
+		{name: "a null route inside a pool is somebody's", null: prefixes("198.18.4.0/24"), want: "10.214.0.0/16"},
+		{name: "a null route that is the pool is in the way", null: prefixes("198.18.0.0/16"), want: "10.214.0.0/16"},
+		{name: "set under a null route", setting: "10.9.0.0/20", null: prefixes("10.0.0.0/8"), want: "10.9.0.0/20"},
 		{name: "none", setting: "none"},
 		{name: "set", setting: "10.9.0.0/20", want: "10.9.0.0/20"},
 		{name: "set with host bits", setting: "10.9.8.7/16", want: "10.9.0.0/16"},
@@ -43,7 +47,7 @@ func TestChoosePool(t *testing.T) {
 		{name: "multicast", setting: "239.0.0.0/8", err: routing.ErrBadPool},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := routing.ChoosePool(tc.setting, tc.taken)
+			got, err := routing.ChoosePool(tc.setting, routing.Networks{Used: tc.taken, Null: tc.null})
 			if !errors.Is(err, tc.err) {
 				t.Fatalf("error %v, want %v", err, tc.err)
 			}

@@ -39,6 +39,8 @@ type Table struct {
 	byID   shards[identity.NodeID, Entry]
 	v6     func(identity.NodeID) netip.Addr // OverlayV6, but in tests
 
+	mirror4 netip.Addr // of the pool; zero without one
+
 	mu       sync.Mutex // guards the fields below and every write to the shards
 	hosts    hosts
 	peers    map[identity.NodeID]struct{}
@@ -63,6 +65,9 @@ func newTable(self identity.NodeID, pool netip.Prefix, saved map[identity.NodeID
 		reserved: make(map[netip.Addr]identity.NodeID),
 		promised: make(map[identity.NodeID]netip.Addr),
 		demand:   newDemand(),
+	}
+	if pool.IsValid() {
+		t.mirror4 = Mirror(pool)
 	}
 	t.byAddr.hash = func(a netip.Addr) uint8 { b := a.As16(); return b[15] }
 	t.byID.hash = func(id identity.NodeID) uint8 { return id[0] }

@@ -3,6 +3,8 @@
 package routing
 
 import (
+	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -10,17 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watcher tells when the kernel announces a change of links, addresses, or
+// watcher tells when the kernel announces a change of links, addresses, rules or
 // routes. Several announcements become one.
 type watcher struct {
-	changed chan struct{} // holds one
-	ended   chan struct{} // closed when the reader has ended; nil before the first
+	inside  []netip.Prefix // routes in there concern us
+	changed chan struct{}  // holds one
+	ended   chan struct{}  // closed when the reader has ended; nil before the first
 	sock    *nl.NetlinkSocket
 	wg      sync.WaitGroup
 }
 
-func newWatcher() *watcher {
-	return &watcher{changed: make(chan struct{}, 1)}
+func newWatcher(inside []netip.Prefix) *watcher {
+	return &watcher{inside: inside, changed: make(chan struct{}, 1)}
 }
 
 // ensure starts the reader if none runs. The socket is opened by the calling
@@ -36,7 +39,8 @@ func (w *watcher) ensure() {
 		}
 	}
 	sock, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR,
-		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
 	if err != nil {
 		return
 	}
@@ -66,7 +70,7 @@ func (w *watcher) read(sock *nl.NetlinkSocket, ended chan<- struct{}) {
 			return
 		}
 		for _, m := range msgs {
-			if concerns(m) {
+			if w.concerns(m) {
 				w.signal()
 			}
 		}
@@ -80,13 +84,15 @@ func (w *watcher) signal() {
 	}
 }
 
-// concerns leaves out new routes: what others add is theirs, and a router with
-// a full table adds thousands.
-func concerns(m syscall.NetlinkMessage) bool {
+// concerns leaves out new routes outside the overlay: what others add is theirs, and a
+// router with a full table adds thousands.
+func (w *watcher) concerns(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
 	case unix.RTM_DELROUTE:
-		return mainTable(m.Data)
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return mainTable(m.Data) || w.overlay(m)
+	case unix.RTM_NEWROUTE:
+		return w.overlay(m)
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		return true
 	default:
 		return false
@@ -97,4 +103,18 @@ func concerns(m syscall.NetlinkMessage) bool {
 // rtm_table byte is enough: ours is numbered below 256.
 func mainTable(rtmsg []byte) bool {
 	return len(rtmsg) >= unix.SizeofRtMsg && rtmsg[4] == unix.RT_TABLE_MAIN
+}
+
+// overlay reports whether a route message is about an address of the overlay.
+func (w *watcher) overlay(m syscall.NetlinkMessage) bool {
+	attrs, err := syscall.ParseNetlinkRouteAttr(&m)
+	if err != nil {
+		return false
+	}
+	for _, attr := range attrs {
+		if addr, ok := netip.AddrFromSlice(attr.Value); attr.Attr.Type == unix.RTA_DST && ok {
+			return slices.ContainsFunc(w.inside, func(p netip.Prefix) bool { return p.Contains(addr) })
+		}
+	}
+	return false
 }

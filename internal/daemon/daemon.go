@@ -71,8 +71,11 @@ type Daemon struct {
 	engine  *engine.Engine
 	admits  atomic.Pointer[engine.Engine]
 	metrics net.Listener // nil: none
-	// changed wakes the saver of addresses.
-	changed chan struct{}
+	// changed wakes the saver of addresses, hostChanged the check of the tunnel.
+	changed, hostChanged chan struct{}
+
+	selfCheck   sync.Mutex // held during a check of the tunnel, guards selfChecked
+	selfChecked time.Time  // when the last one ended
 
 	// What setting up the host found; it stays as it is.
 	dns      dnsmap.Report
@@ -105,7 +108,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
+	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
 	// From the start: a SIGHUP that nobody waits for ends the process.
 	signal.Notify(d.hup, syscall.SIGHUP)
 	defer signal.Stop(d.hup)
@@ -170,6 +173,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 		group.Go(func() error { return metrics.Serve(ctx, d.metrics, d.gather) })
 	}
 	group.Go(func() error { return d.saveAddresses(ctx) })
+	group.Go(func() error { return d.watchTunnel(ctx) })
 	group.Go(func() error { return d.reloadOnSignal(ctx) })
 
 	d.change.Lock()

@@ -16,9 +16,14 @@ import (
 
 // openTable numbers this node and its peers.
 func (d *Daemon) openTable(context.Context) error {
-	taken, err := routing.HostPrefixes(d.cfg.Settings.TUN)
+	taken, err := routing.HostNetworks(d.cfg.Settings.TUN)
 	if err != nil {
 		return fmt.Errorf("list the networks of this host: %w", err)
+	}
+	if d.cfg.Settings.IPv4Pool == "" {
+		for _, c := range d.contacts() {
+			taken.Used = append(taken.Used, netip.PrefixFrom(c.addr, c.addr.BitLen()))
+		}
 	}
 	d.pool, err = choosePool(d.cfg.Settings.IPv4Pool, d.good.Pool, taken)
 	if err != nil && d.cfg.Settings.IPv4Pool != "" {
@@ -30,12 +35,13 @@ func (d *Daemon) openTable(context.Context) error {
 		saved = nil
 	}
 	d.table = routing.NewTable(d.key.NodeID(), d.pool, saved)
+	d.store.overlay = d.prefixes()
 	return nil
 }
 
 // choosePool finds the IPv4 pool: what is set, else the one of the last run if
 // it is still free, so that no peer is numbered anew, else any free one.
-func choosePool(set string, last netip.Prefix, taken []netip.Prefix) (netip.Prefix, error) {
+func choosePool(set string, last netip.Prefix, taken routing.Networks) (netip.Prefix, error) {
 	if set == "" && last.IsValid() {
 		if pool, err := routing.ChoosePool(last.String(), taken); err == nil {
 			return pool, nil
@@ -77,7 +83,13 @@ func (d *Daemon) openLink(context.Context) (err error) {
 
 // setAddresses gives the link its addresses and routes.
 func (d *Daemon) setAddresses(context.Context) (err error) {
-	d.host, err = routing.NewHost(routing.HostConfig{Link: d.link.Name(), Addrs: d.addrs(), Routes: d.prefixes(), MTU: d.mtu(), Logger: d.log})
+	d.host, err = routing.NewHost(routing.HostConfig{Link: d.link.Name(), Addrs: d.addrs(), Routes: d.prefixes(), MTU: d.mtu(),
+		OnChange: func() {
+			select {
+			case d.hostChanged <- struct{}{}:
+			default:
+			}
+		}, Logger: d.log})
 	if err != nil {
 		return err
 	}

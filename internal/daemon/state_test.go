@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nodetun/nodetun/routing"
 )
 
 // S5: a state directory that others may enter is refused, with the command that
@@ -86,7 +88,7 @@ func TestSalt(t *testing.T) {
 }
 
 func TestChoosePoolKeepsTheLast(t *testing.T) {
-	first, second := netip.MustParsePrefix("100.100.0.0/16"), netip.MustParsePrefix("198.18.0.0/16")
+	first, second := netip.MustParsePrefix("198.18.0.0/16"), netip.MustParsePrefix("10.214.0.0/16")
 	for _, tc := range []struct {
 		name  string
 		set   string
@@ -102,7 +104,7 @@ func TestChoosePoolKeepsTheLast(t *testing.T) {
 		{"off", "none", second, nil, netip.Prefix{}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got, err := choosePool(tc.set, tc.last, tc.taken); err != nil || got != tc.want {
+			if got, err := choosePool(tc.set, tc.last, routing.Networks{Used: tc.taken}); err != nil || got != tc.want {
 				t.Errorf("got %v, %v, want %v", got, err, tc.want)
 			}
 		})

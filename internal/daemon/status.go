@@ -25,6 +25,7 @@ func (d *Daemon) Status(ctx context.Context) (localapi.Status, error) {
 		return localapi.Status{}, err
 	}
 	entries := d.entries()
+	d.checkTunnel(checkGap)
 	states := d.engine.Peers()
 	peers := make([]localapi.Peer, 0, len(states))
 	for _, state := range states {
@@ -145,6 +146,7 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	if d.poolFail != nil {
 		warn("no IPv4 in the tunnel: "+oneLine(d.poolFail), "set ipv4_pool to a prefix that this host does not use")
 	}
+	d.poolHealth(warn)
 	d.mu.Lock()
 	list = append(list, d.peerHealth...)
 	d.mu.Unlock()

@@ -24,19 +24,21 @@ type store struct {
 	zone string
 	// reserved are names that no peer may have.
 	reserved []string
+	// overlay are the prefixes in which no peer can be reached.
+	overlay []netip.Prefix
 }
 
 // newStore serves the state directory of a node.
 func newStore(stateDir string, self identity.NodeID, s *config.Settings) *store {
 	return &store{
 		file: config.NewPeers(stateDir), self: self, zone: strings.TrimSuffix(s.Zone, "."),
-		reserved: []string{ownName(s.Name), hostName()},
+		reserved: []string{ownName(s.Name), hostName()}, overlay: []netip.Prefix{routing.Prefix6()},
 	}
 }
 
 // add adds a peer, or adds to what is known of one.
 func (s *store) add(r localapi.AddRequest) (entry config.Peer, added bool, err error) {
-	fresh, given, err := parseAdd(r)
+	fresh, given, err := s.parse(r)
 	if err != nil {
 		return config.Peer{}, false, localapi.Wrap(localapi.KindBadRequest, err)
 	}
@@ -65,8 +67,8 @@ func (s *store) add(r localapi.AddRequest) (entry config.Peer, added bool, err e
 	return entry, added, err
 }
 
-// parseAdd reads the request; given says whether it names rules.
-func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
+// parse reads the request; given says whether it names rules.
+func (s *store) parse(r localapi.AddRequest) (p config.Peer, given bool, err error) {
 	r.Peer = plaintext.Trim(r.Peer)
 	addr, ticketErr := identity.ParseTicket(r.Peer)
 	if ticketErr != nil {
@@ -78,7 +80,7 @@ func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
 	}
 	p = config.Peer{ID: addr.ID, Name: r.Name, Relay: addr.Relay}
 	for _, direct := range addr.Direct { // what a ticket says is not the user's word
-		if config.OfMachine(direct) && !routing.Prefix6().Contains(direct.Addr()) && !slices.Contains(p.Addrs, direct) && len(p.Addrs) < config.MaxAddrs {
+		if config.OfMachine(direct) && !s.inOverlay(direct) && !slices.Contains(p.Addrs, direct) && len(p.Addrs) < config.MaxAddrs {
 			p.Addrs = append(p.Addrs, direct)
 		}
 	}
@@ -87,7 +89,7 @@ func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
 		if err != nil {
 			return config.Peer{}, false, err
 		}
-		if routing.Prefix6().Contains(parsed.Addr()) {
+		if s.inOverlay(parsed) {
 			return config.Peer{}, false, fmt.Errorf("%s is an address inside the tunnel (use the one by which other machines reach it)", parsed)
 		}
 		p.Addrs = append(p.Addrs, parsed)
@@ -106,6 +108,10 @@ func parseAdd(r localapi.AddRequest) (p config.Peer, given bool, err error) {
 		}
 	}
 	return p, r.Allow != nil, nil
+}
+
+func (s *store) inOverlay(a netip.AddrPort) bool {
+	return slices.ContainsFunc(s.overlay, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap().WithZone("")) })
 }
 
 // checkName refuses a petname that is malformed or another's.

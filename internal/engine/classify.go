@@ -38,6 +38,9 @@ func (e *Engine) classify(ip []byte, info *packet.Info, now time.Time) verdict {
 	}
 	id, known := e.cfg.Table.Lookup(info.Dst)
 	if !known {
+		if info.Proto == protoUDP && e.isSelf(info.Src) && e.cfg.Table.IsMirror(info.Dst) {
+			return verdict{carrier: carrierMirror}
+		}
 		return verdict{drop: dropNoPeer}
 	}
 	if !e.isSelf(info.Src) {

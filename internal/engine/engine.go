@@ -75,6 +75,8 @@ type Engine struct {
 	taskMu sync.RWMutex
 	tasks  sync.WaitGroup
 
+	reflected atomic.Uint64 // packets to the mirrors
+
 	factsKick chan struct{} // holds one: the facts may have changed
 
 	// peers is replaced whole, by SetPeers, never changed: reading it needs no lock.

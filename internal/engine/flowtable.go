@@ -13,6 +13,8 @@ const (
 	carrierNetstack carrier = iota + 1
 	// carrierDatagram carries the packets themselves as QUIC DATAGRAMs.
 	carrierDatagram
+	// carrierMirror gives the packets back to the host.
+	carrierMirror
 )
 
 // flowKey names a flow of one peer, seen from this host. The two overlay

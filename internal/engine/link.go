@@ -38,6 +38,8 @@ func (e *Engine) fromHost(h vnet.Header, ip []byte) {
 	case carrierNetstack:
 		e.retries.note(ip, &info)
 		e.stack.Inject(h, ip)
+	case carrierMirror:
+		e.reflect(h, ip, &info)
 	case carrierDatagram:
 		e.sendSplit(v.peer, h, ip)
 	default:
