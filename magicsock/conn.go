@@ -65,7 +65,8 @@ type Config struct {
 	// Fwmark is the firewall mark of every underlay packet; 0 is none.
 	Fwmark uint32
 	// ExcludeLink names interfaces whose addresses are not offered to others
-	// and whose changes do not matter: our own TUN, and by default containers.
+	// and whose changes do not matter: our own TUN. Nil: none. The inside of
+	// containers does not count either.
 	ExcludeLink func(ifname string) bool
 	// TunPrefixes are routed into a TUN of ours: no underlay address lies there.
 	TunPrefixes []netip.Prefix
@@ -139,9 +140,6 @@ func New(cfg Config) (*Conn, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.ExcludeLink == nil {
-		cfg.ExcludeLink = netmon.Container
 	}
 	cfg.Relays = slices.Clone(cfg.Relays)
 	cfg.TunPrefixes = slices.Clone(cfg.TunPrefixes)

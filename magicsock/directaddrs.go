@@ -193,14 +193,14 @@ func (b *addrBook) loopbackOK() bool {
 
 // fromInterfaces lists the addresses of this host that others may try: those
 // of each interface with the port of the socket of that family. A socket bound
-// to one address has that one only. Loopback and IPv4 link-local addresses
-// count only if there is nothing else.
+// to one address has that one only. IPv4 link-local addresses count only if there is
+// nothing else, loopback addresses never: others cannot reach them.
 func (b *addrBook) fromInterfaces() ([]DirectAddr, error) {
 	interfaces, err := b.c.monitor.Interfaces()
 	if err != nil {
 		return nil, err
 	}
-	var good, linkLocal, loopback []DirectAddr
+	var good, linkLocal []DirectAddr
 	add := func(list *[]DirectAddr, addr netip.Addr, port uint16) {
 		*list = append(*list, DirectAddr{Addr: netip.AddrPortFrom(addr, port), Kind: AddrLocal})
 	}
@@ -216,8 +216,6 @@ func (b *addrBook) fromInterfaces() ([]DirectAddr, error) {
 		for addr := range addresses(interfaces) {
 			switch {
 			case addr.Is6() != s.Is6(), b.inTun(addr):
-			case addr.IsLoopback():
-				add(&loopback, addr, bound.Port())
 			case addr.IsGlobalUnicast():
 				add(&good, addr, bound.Port())
 			case addr.Is4() && addr.IsLinkLocalUnicast():
@@ -225,13 +223,15 @@ func (b *addrBook) fromInterfaces() ([]DirectAddr, error) {
 			}
 		}
 	}
-	for _, list := range [][]DirectAddr{good, linkLocal, loopback} {
-		if len(list) > 0 {
-			return list, nil
-		}
+	if len(good) == 0 {
+		return linkLocal, nil
 	}
-	return nil, nil
+	return good, nil
 }
+
+// LeftOut lists the interfaces of this host whose addresses are not offered, because
+// they lead to no other machine.
+func (c *Conn) LeftOut() ([]netmon.LeftOut, error) { return c.monitor.LeftOut() }
 
 // addresses yields those of the interfaces that are up.
 func addresses(interfaces []netmon.Interface) func(yield func(netip.Addr) bool) {

@@ -36,6 +36,7 @@ type Monitor interface {
 	Changed() <-chan netmon.Event
 	Interfaces() ([]netmon.Interface, error)
 	AllInterfaces() ([]netmon.Interface, error)
+	LeftOut() ([]netmon.LeftOut, error)
 	Gateway() (netmon.Gateway, bool)
 	Close() error
 }

@@ -75,6 +75,9 @@ func showNetcheck(p *printer, n localapi.Netcheck) {
 		{"captive portal", n.CaptivePortal.String()},
 		{"nearest relay", orDash(&preferred)},
 	})
+	for _, link := range n.LinksLeftOut {
+		p.linef("the addresses of %s are not used: it is %s", link.Name, link.Why)
+	}
 	if len(n.Relays) == 0 {
 		return
 	}

@@ -132,6 +132,13 @@ func (a *app) upCommand() *cobra.Command {
 				showReady(&printer{&report}, s, ticket)
 				tellParent(report.String())
 			},
+			TicketChanged: func(ticket localapi.Ticket) {
+				if !detached() {
+					p := &printer{cmd.OutOrStdout()}
+					p.linef("this machine has other addresses now; to be reached:")
+					showTicket(p, ticket)
+				}
+			},
 		})
 	}
 	return cmd
@@ -183,11 +190,15 @@ func showReady(p *printer, s localapi.Status, ticket localapi.Ticket) {
 		{"addresses", s.Self.IPv6 + ipv4},
 	})
 	p.linef("to be reached from another machine, add its id here and run there:")
-	p.linef("  sudo nodetun peer add %s", ticket.Ticket)
+	showTicket(p, ticket)
 	for _, h := range s.Health {
 		p.linef("%s: %s", h.Level, h.Text)
 		if h.Fix != "" {
 			p.linef("      %s", h.Fix)
 		}
 	}
+}
+
+func showTicket(p *printer, ticket localapi.Ticket) {
+	p.linef("  sudo nodetun peer add %s", ticket.Ticket)
 }

@@ -19,11 +19,14 @@ const saveDelay = 2 * time.Second
 // maxGood is how many addresses of a peer are kept.
 const maxGood = 8
 
-// addressesChanged asks the saver to look again; it never blocks.
+// addressesChanged asks the saver and the watch of the ticket to look again; it never
+// blocks.
 func (d *Daemon) addressesChanged() {
-	select {
-	case d.changed <- struct{}{}:
-	default:
+	for _, kick := range []chan<- struct{}{d.changed, d.ticketKick} {
+		select {
+		case kick <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -40,8 +40,10 @@ type Config struct {
 	Level  *slog.LevelVar
 	// Reload reads the settings again, for SIGHUP. Nil: they stay.
 	Reload func() (config.Settings, error)
-	// Ready is called once the tunnel is up. Nil: nobody is told.
-	Ready func(localapi.Status, localapi.Ticket)
+	// Ready is called once the tunnel is up, and TicketChanged when the ticket is
+	// another one after that. Nil: nobody is told.
+	Ready         func(localapi.Status, localapi.Ticket)
+	TicketChanged func(localapi.Ticket)
 }
 
 // Daemon is a running node.
@@ -73,6 +75,8 @@ type Daemon struct {
 	metrics net.Listener // nil: none
 	// changed wakes the saver of addresses, hostChanged the check of the tunnel.
 	changed, hostChanged chan struct{}
+	// ticketKick says that the ticket may be another one.
+	ticketKick chan struct{}
 
 	selfCheck   sync.Mutex // held during a check of the tunnel, guards selfChecked
 	selfChecked time.Time  // when the last one ended
@@ -108,7 +112,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
+	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1), ticketKick: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
 	// From the start: a SIGHUP that nobody waits for ends the process.
 	signal.Notify(d.hup, syscall.SIGHUP)
 	defer signal.Stop(d.hup)
@@ -181,11 +185,44 @@ func (d *Daemon) serve(ctx context.Context) error {
 	d.change.Unlock()
 	d.answerControl(ctx)
 	if d.cfg.Ready != nil {
+		d.awaitAddress(ctx)
 		status, _ := d.Status(ctx)
 		ticket, _ := d.Ticket(ctx)
 		d.cfg.Ready(status, ticket)
+		group.Go(func() error { return d.watchTicket(ctx, ticket) })
 	}
 	return group.Wait()
+}
+
+// addressWait is how long a start waits for the first address of this host: a link
+// that has just come up has none for a moment.
+const addressWait = 2 * time.Second
+
+func (d *Daemon) awaitAddress(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, addressWait)
+	defer cancel()
+	_, _ = d.endpoint.Socket().WaitDirectAddrs(ctx) // without one it starts as well
+}
+
+// watchTicket tells of tickets other than the last one that was told.
+func (d *Daemon) watchTicket(ctx context.Context, told localapi.Ticket) error {
+	for d.cfg.TicketChanged != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.ticketKick:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(saveDelay):
+		}
+		if now, _ := d.Ticket(ctx); now.Ticket != told.Ticket {
+			told = now
+			d.cfg.TicketChanged(now)
+		}
+	}
+	return nil
 }
 
 // answerControl begins to answer on the control socket. It goes on until the

@@ -12,7 +12,6 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/engine"
-	"github.com/nodetun/nodetun/internal/netmon"
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
@@ -62,7 +61,7 @@ func relaysOf(s *config.Settings) []identity.RelayURL {
 func socketConfig(s *config.Settings) magicsock.Config {
 	cfg := magicsock.Config{
 		Relays: relaysOf(s), STUN: s.STUN, NoPortmap: !s.Portmap,
-		ExcludeLink: func(name string) bool { return name == s.TUN || netmon.Container(name) },
+		ExcludeLink: func(name string) bool { return name == s.TUN },
 	}
 	cfg.Bind4, cfg.Bind6 = binds(s)
 	switch s.Punch {

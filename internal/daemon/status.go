@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -138,7 +139,7 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	warn := func(what, fix string) {
 		list = append(list, localapi.Health{Level: "warn", Text: what, Fix: fix})
 	}
-	if !d.online() {
+	if !d.online(states) {
 		warn("this machine has no network address: no peer can be reached", "connect a network; nothing else is to be done")
 	}
 	d.socketHealth(warn)
@@ -170,14 +171,15 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	return list
 }
 
-// online reports whether the node has an address that others might reach.
-func (d *Daemon) online() bool {
+// online reports whether the node has an address that others might reach, or a peer
+// that answers.
+func (d *Daemon) online(states []engine.PeerState) bool {
 	for _, addr := range d.endpoint.Socket().DirectAddrs() {
 		if !addr.Addr.Addr().IsLoopback() {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(states, func(p engine.PeerState) bool { return p.State == engine.StateConnected })
 }
 
 // nameHealth tells of a host name that cannot be the node's.

@@ -144,9 +144,13 @@ func look(ctx context.Context, socket *magicsock.Conn, progress func(string)) (l
 		return localapi.Netcheck{}, err
 	}
 	info := socket.NetInfo()
-	out := localapi.Netcheck{NAT: info.NAT, Mapping: info.Portmap, Report: report}
+	out := localapi.Netcheck{NAT: info.NAT, Mapping: info.Portmap, LinksLeftOut: []localapi.LeftOut{}, Report: report}
+	left, err := socket.LeftOut()
+	for _, link := range left {
+		out.LinksLeftOut = append(out.LinksLeftOut, localapi.LeftOut(link))
+	}
 	if info.PortmapAddr.IsValid() {
 		out.MappingAddr = info.PortmapAddr.String()
 	}
-	return out, nil
+	return out, err
 }

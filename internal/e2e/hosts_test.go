@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/internal/hosttest"
+	"github.com/nodetun/nodetun/internal/nstest"
 )
 
 // says waits until `status` of the host says a text, or, if not wanted, no more.
@@ -81,5 +82,83 @@ func TestNetnsPoolAndServers(t *testing.T) {
 	says(t, a, "is not reached", false)
 	if ip := a.Status(t).Self.IPv4; !strings.HasPrefix(ip, "198.18.") {
 		t.Errorf("own address after a restart %s", ip)
+	}
+}
+
+// A link is judged by what it is: uplinks that are called like those of containers find
+// each other, and a bridge of containers is left out.
+func TestNetnsUplinkNames(t *testing.T) {
+	r := startRelay(t)
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	for _, h := range []struct {
+		*hosttest.Host
+		cidr, name string
+	}{{a, "10.0.0.1/24", "br-lan"}, {b, "10.0.0.2/24", "veth0"}} {
+		r.plug(t, h.Host, h.cidr)
+		dev := strings.Fields(h.NS.Run(t, "ip", "-o", "addr", "show", "to", h.cidr))[1]
+		h.NS.Run(t, "ip", "link", "set", dev, "down")
+		h.NS.Run(t, "ip", "link", "set", dev, "name", h.name, "up")
+		h.NS.Run(t, "ip", "route", "add", "default", "via", "10.0.0.254")
+	}
+	a.NS.Run(t, "ip", "link", "add", "podman0", "type", "bridge")
+	a.NS.Run(t, "ip", "addr", "add", "10.88.0.1/16", "dev", "podman0")
+	a.NS.Run(t, "ip", "link", "set", "podman0", "up")
+	a.NS.Run(t, "ip", "link", "add", "c0", "type", "veth", "peer", "name", "c1")
+	a.NS.Run(t, "ip", "link", "set", "c0", "master", "podman0", "up")
+	a.NS.Run(t, "ip", "link", "set", "c1", "up")
+	hosttest.Befriend(t, a, "", b, "", "--allow", "all", "--relay", r.url)
+	a.Start(t, "--relay", r.url)
+	b.Start(t, "--relay", r.url)
+	hosttest.Eventually(t, 20*time.Second, "a direct path", func() error {
+		_, _ = a.Try(t, "ping", "bob", "-c", "1")
+		return a.OnPath(t, "direct")
+	})
+	for _, addr := range a.Status(t).Self.DirectAddresses {
+		if strings.HasPrefix(addr, "10.88.") {
+			t.Errorf("the address of a bridge of containers is offered: %s", addr)
+		}
+	}
+	if out := a.Nodetun(t, "netcheck"); !strings.Contains(out, "the addresses of podman0 are not used") {
+		t.Errorf("netcheck does not name the link left out:\n%s", out)
+	}
+}
+
+// The line to send to a friend holds no loopback address, and is printed anew when this
+// machine gets other addresses.
+func TestNetnsTicketFollowsAddresses(t *testing.T) {
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	a.Start(t, "--relay", "none", "--dns", "none")
+	hosttest.Eventually(t, 10*time.Second, "up is ready", func() error {
+		if out := a.Up.Output(); !strings.Contains(out, "sudo nodetun peer add") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if out := a.Nodetun(t, "ticket", "--json"); !strings.Contains(out, `"direct_addresses": []`) {
+		t.Errorf("a ticket without a network: %s", out)
+	}
+	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
+	hosttest.Eventually(t, 10*time.Second, "the line is printed anew", func() error {
+		_, after, _ := strings.Cut(a.Up.Output(), "this machine has other addresses now")
+		if !strings.Contains(after, strings.TrimSpace(a.Nodetun(t, "ticket"))) {
+			return errors.New(a.Up.Output())
+		}
+		return nil
+	})
+	// The address comes a moment after the start.
+	a.Stop(t)
+	dev := strings.Fields(a.NS.Run(t, "ip", "-o", "addr", "show", "to", "10.0.0.1"))[1]
+	a.NS.Run(t, "ip", "addr", "flush", "dev", dev)
+	late := time.AfterFunc(500*time.Millisecond, func() { _, _ = a.NS.Try("ip", "addr", "add", "10.0.0.7/24", "dev", dev) })
+	defer late.Stop()
+	a.Start(t, "--relay", "none", "--dns", "none")
+	hosttest.Eventually(t, 10*time.Second, "up is ready", func() error {
+		if out := a.Up.Output(); !strings.Contains(out, "sudo nodetun peer add") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if out := a.Up.Output(); strings.Contains(out, "no network address") {
+		t.Errorf("up did not wait for the address:\n%s", out)
 	}
 }

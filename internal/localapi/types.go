@@ -220,7 +220,15 @@ type Netcheck struct {
 	// MappingAddr its address outside.
 	Mapping     string `json:"mapping"`
 	MappingAddr string `json:"mapping_addr"`
+	// LinksLeftOut are interfaces of this host whose addresses are not used.
+	LinksLeftOut []LeftOut `json:"links_left_out"`
 	*netcheck.Report
+}
+
+// LeftOut is an interface that is no way to other machines, and why.
+type LeftOut struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
 }
 
 // PeerEntry is one entry of the list of peers.

@@ -184,4 +184,6 @@ func (m *monitor) Interfaces() ([]netmon.Interface, error) {
 	return []netmon.Interface{i}, nil
 }
 
+func (m *monitor) LeftOut() ([]netmon.LeftOut, error) { return nil, nil }
+
 func (m *monitor) AllInterfaces() ([]netmon.Interface, error) { return m.Interfaces() }

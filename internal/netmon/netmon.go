@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"time"
 )
@@ -17,7 +16,8 @@ const (
 	// of the process is seen when it lasts for a tick + sleepGap at least.
 	tick     = 2 * time.Second
 	toldTick = time.Minute
-	// lookEvery is the time between two looks at the state without a trigger.
+	// lookEvery is the time between two looks at the state without a trigger, where
+	// the system does not tell everything. A look lists all routes.
 	lookEvery = 16 * time.Second
 	// errorPause is how long a source that fails is left alone.
 	errorPause = time.Second
@@ -36,8 +36,7 @@ type Event struct {
 
 // Config is what New takes.
 type Config struct {
-	// Exclude names interfaces that never count: our own TUN, the inside of
-	// containers. Nil excludes those that Container recognises.
+	// Exclude names interfaces that never count: our own TUN. Nil: none.
 	Exclude func(name string) bool
 	// Debounce is the pause between a trigger and the look. 0 means 250 ms.
 	Debounce time.Duration
@@ -89,7 +88,7 @@ func New(cfg Config) (*Monitor, error) {
 
 func newMonitor(cfg Config, src source) *Monitor {
 	if cfg.Exclude == nil {
-		cfg.Exclude = Container
+		cfg.Exclude = func(string) bool { return false }
 	}
 	if cfg.Debounce <= 0 {
 		cfg.Debounce = defaultDebounce
@@ -104,17 +103,6 @@ func newMonitor(cfg Config, src source) *Monitor {
 		cfg.Logger.Debug("network state", "err", err)
 	}
 	return m
-}
-
-// Container recognises the names of interfaces that container engines make and
-// that lead to no other machine.
-func Container(name string) bool {
-	for _, prefix := range []string{"veth", "docker", "br-", "cni", "flannel", "cali", "lxcbr", "virbr"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // Changed yields an event after each change; those that nobody has taken yet
@@ -162,15 +150,14 @@ func (m *Monitor) listen(ctx context.Context, wait func() error, trigger chan<- 
 	}
 }
 
-// watch compares the state after each trigger and from time to time, and the
-// clocks on every occasion.
+// watch compares the state after each trigger, from time to time where the system
+// does not tell everything, and the clocks on every occasion.
 func (m *Monitor) watch(ctx context.Context, network, clock <-chan struct{}) {
 	last, clocks := m.first, m.clock()
-	every := tick
-	if m.src.tellsClock() {
+	every, told := tick, m.src.tellsClock() // and of the network: nothing is lost without a word
+	if told {
 		every = toldTick
 	}
-	ticksPerLook := int(max(1, lookEvery/every))
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	debounce := time.NewTimer(0)
@@ -190,7 +177,7 @@ func (m *Monitor) watch(ctx context.Context, network, clock <-chan struct{}) {
 		case <-clock:
 		case <-ticker.C:
 			ticks++
-			look = ticks%ticksPerLook == 0
+			look = !told && ticks%int(lookEvery/tick) == 0
 		}
 		before := clocks
 		clocks = m.clock()

@@ -42,8 +42,8 @@ func TestContainerNames(t *testing.T) {
 		"veth12ab": true, "docker0": true, "br-5e1f": true, "cali77": true,
 		"eth0": false, "wlan0": false, "br0": false, "enp3s0": false, "nodetun0": false,
 	} {
-		if got := Container(name); got != want {
-			t.Errorf("Container(%q) = %v", name, got)
+		if got := containerName(name); got != want {
+			t.Errorf("containerName(%q) = %v", name, got)
 		}
 	}
 }
@@ -259,6 +259,9 @@ func TestToldClocksAreReadRarely(t *testing.T) {
 		synctest.Wait()
 		if reads > 11 {
 			t.Errorf("read %d times in 10 minutes", reads)
+		}
+		if looks := src.looked(); looks > 1 {
+			t.Errorf("the state was looked at %d times though nothing was told", looks)
 		}
 		clock.move(0, time.Hour, 0)
 		began := time.Now()

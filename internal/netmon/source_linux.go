@@ -129,7 +129,7 @@ func (s *netlinkSource) interfaces() ([]Interface, error) {
 	list := make([]Interface, 0, len(links))
 	for _, l := range links {
 		attrs := l.Attrs()
-		list = append(list, Interface{Name: attrs.Name, Index: attrs.Index, Flags: attrs.Flags})
+		list = append(list, Interface{Name: attrs.Name, Index: attrs.Index, Flags: attrs.Flags, Kind: l.Type(), Master: attrs.MasterIndex})
 	}
 	addrs, err := whole(func() ([]netlink.Addr, error) { return s.ask.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {

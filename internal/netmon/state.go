@@ -14,6 +14,10 @@ type Interface struct {
 	Name  string
 	Index int
 	Flags net.Flags
+	// Kind is the kernel's word for what made it (bridge, veth, vxlan …), empty where
+	// that is not known; Master the index of the bridge that it is a port of.
+	Kind   string
+	Master int
 	// Addrs holds each address with the length of its network's prefix.
 	Addrs []netip.Prefix
 }
@@ -129,7 +133,7 @@ func (m *Monitor) look() (state, error) {
 		}
 		slices.SortFunc(addrs, netip.Prefix.Compare)
 		i.Addrs = addrs
-		i.Flags = 0
+		i.Flags, i.Kind, i.Master = 0, "", 0
 		s.interfaces = append(s.interfaces, i)
 	}
 	routes, err := m.src.routes()
@@ -145,27 +149,36 @@ func (m *Monitor) look() (state, error) {
 	return s, nil
 }
 
-// Interfaces lists the interfaces of the host that are not excluded. One that
-// does not run has no addresses here: nothing gets through it.
+// Interfaces lists the interfaces of the host that may lead to other machines, and
+// loopback. One that does not run has no addresses here: nothing gets through it.
 func (m *Monitor) Interfaces() ([]Interface, error) {
 	all, err := m.AllInterfaces()
 	if err != nil {
 		return nil, err
 	}
-	var kept []Interface
-	for _, i := range all {
-		if m.cfg.Exclude(i.Name) {
-			continue
+	kept, _, err := m.judge(all)
+	if err != nil {
+		return nil, err
+	}
+	for at := range kept {
+		if !kept[at].IsRunning() {
+			kept[at].Addrs = nil
 		}
-		if !i.IsRunning() {
-			i.Addrs = nil
-		}
-		kept = append(kept, i)
 	}
 	return kept, nil
 }
 
-// AllInterfaces lists the excluded ones too, and the addresses of those that
+// LeftOut lists the interfaces that do not count.
+func (m *Monitor) LeftOut() ([]LeftOut, error) {
+	all, err := m.AllInterfaces()
+	if err != nil {
+		return nil, err
+	}
+	_, left, err := m.judge(all)
+	return left, err
+}
+
+// AllInterfaces lists those left out too, and the addresses of those that
 // do not run: they are this host's own as much as the others'.
 func (m *Monitor) AllInterfaces() ([]Interface, error) {
 	all, err := m.src.interfaces()
