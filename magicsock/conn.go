@@ -123,7 +123,9 @@ type Conn struct {
 	survey *survey
 	punch  *puncher
 	addrs  *addrBook
-	stats  counters
+	// answers knows from where packets have to leave.
+	answers *answers
+	stats   counters
 
 	// networkKick has a token when NetworkChanged was called.
 	networkKick chan struct{}
@@ -147,7 +149,7 @@ func New(cfg Config) (*Conn, error) {
 	under := cfg.Underlay
 	if under == nil {
 		var err error
-		if under, err = systemUnderlay(cfg.ExcludeLink, cfg.Logger); err != nil {
+		if under, err = systemUnderlay(cfg.ExcludeLink, cfg.Fwmark, cfg.Logger); err != nil {
 			return nil, err
 		}
 	}
@@ -175,6 +177,7 @@ func New(cfg Config) (*Conn, error) {
 	c.out = newSender(c.writePayload)
 	c.disco = newDiscoIO(c)
 	c.addrs = newAddrBook(c)
+	c.answers = &answers{c: c, seen: make(map[netip.AddrPort]udpconn.Local)}
 	c.paths = newPaths(nodemap.New(nodemap.Config{
 		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch,
 	}), cfg.TunPrefixes)
@@ -390,6 +393,7 @@ func (c *Conn) networkChanged(e netmon.Event) {
 			c.log.Warn("udp rebind", "err", err)
 		}
 	}
+	c.answers.forget()
 	c.addrs.look(partLocal)
 	c.addrs.update()
 	if major {

@@ -7,6 +7,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/disco"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
+	"github.com/nodetun/nodetun/magicsock/udpconn"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -54,6 +55,7 @@ type inbound struct {
 	from   nodemap.Addr    // where it came from
 	src    identity.NodeID // the sender named by the relay; zero by UDP
 	ecn    uint8
+	local  udpconn.Local // where it arrived, by UDP
 
 	held  bool      // it was sorted before and waited for a disco message
 	addrs *addrPair // the sender as QUIC knows it, set by sort
@@ -143,7 +145,7 @@ func (in *inbound) nextQUIC() ([]byte, *net.UDPAddr) {
 func (c *Conn) takeOther(k class, b []byte, in *inbound) {
 	switch {
 	case k == classDisco:
-		c.disco.offer(b, in.from, in.src)
+		c.disco.offer(b, in.from, in.src, in.local)
 	case k == classSTUN && in.src.IsZero():
 		c.stats.recvSTUN.Add(1)
 		c.survey.checker.HandleSTUN(b, in.from.UDP)

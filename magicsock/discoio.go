@@ -11,6 +11,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/disco"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
+	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
 const (
@@ -43,7 +44,8 @@ type discoPacket struct {
 	sender identity.NodeID
 	from   nodemap.Addr
 	data   []byte
-	via    *extra // the extra socket it came to; nil for the others
+	via    *extra        // the extra socket it came to; nil for the others
+	local  udpconn.Local // where it came to, by UDP
 }
 
 func newDiscoIO(c *Conn) *discoIO {
@@ -56,38 +58,39 @@ func newDiscoIO(c *Conn) *discoIO {
 
 // offerVia takes a disco packet that came to an extra socket.
 func (d *discoIO) offerVia(b []byte, from nodemap.Addr, via *extra) {
-	d.take(b, from, identity.NodeID{}, via)
+	d.take(discoPacket{from: from, data: b, via: via}, identity.NodeID{})
 }
 
 // offer takes a disco packet, of which b is not kept. relaySrc is the sender
 // that the relay named, zero by UDP.
-func (d *discoIO) offer(b []byte, from nodemap.Addr, relaySrc identity.NodeID) {
-	d.take(b, from, relaySrc, nil)
+func (d *discoIO) offer(b []byte, from nodemap.Addr, relaySrc identity.NodeID, local udpconn.Local) {
+	d.take(discoPacket{from: from, data: b, local: local}, relaySrc)
 }
 
 // take queues what may be opened. S6: somebody who is not admitted costs a look
-// at the key in clear text and nothing else.
-func (d *discoIO) take(b []byte, from nodemap.Addr, relaySrc identity.NodeID, via *extra) {
+// at the key in clear text and nothing else. The bytes of p are copied.
+func (d *discoIO) take(p discoPacket, relaySrc identity.NodeID) {
 	stats := &d.c.stats
 	stats.recvDisco.Add(1)
-	if !disco.Is(b) {
+	if !disco.Is(p.data) {
 		stats.recvGarbage.Add(1)
 		return
 	}
-	sender := identity.NodeID(disco.Sender(b))
+	p.sender = disco.Sender(p.data)
 	switch {
-	case sender == d.c.self, !relaySrc.IsZero() && relaySrc != sender:
+	case p.sender == d.c.self, !relaySrc.IsZero() && relaySrc != p.sender:
 		stats.recvGarbage.Add(1)
 		return
-	case !d.c.admit(sender), !d.allowStranger(sender, from):
+	case !d.c.admit(p.sender), !d.allowStranger(p.sender, p.from):
 		stats.notAdmitted.Add(1)
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	p.data = slices.Clone(p.data)
 	select {
-	case d.queue <- discoPacket{sender: sender, from: from, data: append([]byte(nil), b...), via: via}:
-		d.queued[from.UDP]++
+	case d.queue <- p:
+		d.queued[p.from.UDP]++
 	default:
 		stats.discoDropped.Add(1)
 	}
@@ -200,6 +203,9 @@ func (d *discoIO) handle(p discoPacket) {
 	now := time.Now()
 	if p.via != nil {
 		d.c.punch.adopt(p.via)
+	}
+	if _, ok := message.(*disco.Ping); ok && p.from.UDP.IsValid() && p.via == nil {
+		d.c.answers.arrived(p.from.UDP, p.local)
 	}
 	if pong, ok := message.(*disco.Pong); ok {
 		defer d.c.addrs.look(partAgreed)

@@ -65,7 +65,7 @@ func (c *Conn) deliverRelay(url identity.RelayURL, src identity.NodeID, payload 
 	in := inbound{data: payload, framed: true, from: nodemap.RelayAddr(url), src: src}
 	if relay.IsDisco(payload) {
 		for b := in.next(); b != nil; b = in.next() {
-			c.disco.offer(b, in.from, in.src)
+			c.disco.offer(b, in.from, in.src, udpconn.Local{})
 		}
 		return
 	}
@@ -102,5 +102,5 @@ func newMessages(n int) []udpconn.Message {
 }
 
 func fromUDP(m *udpconn.Message) inbound {
-	return inbound{data: m.Buf[:m.N], seg: m.Seg, from: nodemap.UDPAddr(m.From), ecn: m.TOS & 3}
+	return inbound{data: m.Buf[:m.N], seg: m.Seg, from: nodemap.UDPAddr(m.From), ecn: m.TOS & 3, local: m.Local}
 }

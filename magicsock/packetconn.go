@@ -244,7 +244,8 @@ func (p *PacketConn) write(b, oob []byte, to netip.AddrPort, marked bool) (n, oo
 	if c.isClosed() {
 		return 0, 0, net.ErrClosed
 	}
-	seg, tos := udpconn.ParseControl(oob)
+	control := udpconn.ParseControl(oob)
+	seg := control.Seg
 	if seg == 0 || seg > len(b) {
 		seg = len(b)
 	}
@@ -253,7 +254,7 @@ func (p *PacketConn) write(b, oob []byte, to netip.AddrPort, marked bool) (n, oo
 	}
 	route, acts := c.paths.route(time.Now(), to, b, seg)
 	c.perform(acts)
-	if err := c.sendQUIC(b, seg, tos&3, route); err != nil {
+	if err := c.sendQUIC(b, seg, control.TOS&3, route); err != nil {
 		return 0, 0, err
 	}
 	return len(b), len(oob), nil

@@ -131,7 +131,7 @@ func TestECNReachesQUIC(t *testing.T) {
 				return
 			}
 			for _, m := range ms[:n] {
-				_, tos := udpconn.ParseControl(m.OOB[:m.NN])
+				tos := udpconn.ParseControl(m.OOB[:m.NN]).TOS
 				if m.N == 99 {
 					seen <- tos & 3
 				}

@@ -26,6 +26,7 @@ type Socket interface {
 	SyscallConn() (syscall.RawConn, error)
 	Rebind() error
 	Unbound() error
+	SetSource(to netip.AddrPort, from netip.Addr)
 	Stats() udpconn.Stats
 	Close() error
 }
@@ -38,6 +39,7 @@ type Monitor interface {
 	AllInterfaces() ([]netmon.Interface, error)
 	LeftOut() ([]netmon.LeftOut, error)
 	Gateway() (netmon.Gateway, bool)
+	MustName(remote, local netip.Addr, link int) bool
 	Close() error
 }
 
@@ -63,8 +65,8 @@ var (
 )
 
 // systemUnderlay is that of the host.
-func systemUnderlay(exclude func(string) bool, log *slog.Logger) (*Underlay, error) {
-	monitor, err := netmon.New(netmon.Config{Exclude: exclude, Logger: log})
+func systemUnderlay(exclude func(string) bool, mark uint32, log *slog.Logger) (*Underlay, error) {
+	monitor, err := netmon.New(netmon.Config{Exclude: exclude, Mark: mark, Logger: log})
 	if err != nil {
 		return nil, err
 	}

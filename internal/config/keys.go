@@ -49,6 +49,7 @@ func settings() []setting {
 		{key: "portmap", set: flag(func(s *Settings) *bool { return &s.Portmap })},
 		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS }), means: []any{false}},
 		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT }), means: []any{false}},
+		{key: "fwmark", set: setFwmark},
 		{key: "session_timeout", set: setTimeout},
 		{key: "metrics_addr", set: setMetrics},
 		{key: "metrics_public", set: flag(func(s *Settings) *bool { return &s.MetricsPublic })},
@@ -230,6 +231,22 @@ func setPool(s *Settings, value any) error {
 		return fmt.Errorf("%q is no IPv4 prefix (use one such as 10.214.0.0/16, or none)", v)
 	}
 	s.IPv4Pool = v
+	return nil
+}
+
+func setFwmark(s *Settings, value any) error {
+	if text, ok := value.(string); ok {
+		n, err := strconv.ParseUint(text, 0, 32)
+		if err != nil {
+			return fmt.Errorf("%q is no mark (use a number, such as \"0x6e\", or 0 for none)", text)
+		}
+		value = int64(n)
+	}
+	n, ok := asInt(value)
+	if !ok || n < 0 || n > math.MaxUint32 {
+		return fmt.Errorf("%v is no mark (use a number, such as \"0x6e\", or 0 for none)", value)
+	}
+	s.Fwmark = uint32(n)
 	return nil
 }
 

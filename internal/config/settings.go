@@ -60,6 +60,8 @@ type Settings struct {
 	Portmap bool
 	MDNS    bool
 	DHT     bool
+	// Fwmark is the firewall mark of what leaves outside the tunnel, 0 for none.
+	Fwmark uint32
 	// SessionTimeout ends a connection from which nothing came.
 	SessionTimeout time.Duration
 	// MetricsAddr is host:port, empty for off.
@@ -74,12 +76,15 @@ type Settings struct {
 	given map[string]any
 }
 
+// DefaultFwmark keeps clear of the bits that Kubernetes, Tailscale and Cilium use.
+const DefaultFwmark = 0x6e
+
 // Default returns the settings of an empty file.
 func Default() Settings {
 	return Settings{
 		STUN: []string{"stun.cloudflare.com:3478", "stun.l.google.com:19302"},
 		Zone: "node.internal", OnDemand: "ssh", Port: DefaultPort, Publish: "relay", DNS: "auto", TUN: "nodetun0",
-		Punch: "normal", Portmap: true, MDNS: true, SessionTimeout: 12 * time.Hour,
+		Punch: "normal", Portmap: true, MDNS: true, Fwmark: DefaultFwmark, SessionTimeout: 12 * time.Hour,
 		LogFormat: "text",
 	}
 }

@@ -57,6 +57,7 @@ punch = "normal"
 portmap = false
 mdns = false
 dht = true
+fwmark = "0x123"
 session_timeout = "30m"
 metrics_addr = "off"
 log_level = "debug"
@@ -67,7 +68,7 @@ log_format = "json"
 	}
 	if s.Name != "laptop" || s.Zone != "node.example" || !s.Search || s.OnDemand != "off" || s.Port != 0 || s.DNS != "file" ||
 		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.Portmap ||
-		s.SessionTimeout != 30*time.Minute || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
+		s.SessionTimeout != 30*time.Minute || s.Fwmark != 0x123 || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
 		t.Errorf("got %+v", s)
 	}
 	if len(s.Bind) != 2 || s.Bind[0].String() != "192.0.2.7:1234" || s.Bind[1].String() != "[2001:db8::7]:0" {
@@ -93,7 +94,7 @@ log_format = "json"
 // The table of keys is the contract: none is missing, none is more.
 func TestKeysAreTheContract(t *testing.T) {
 	want := strings.Fields(`name zone search on_demand port bind relays relay_token relay_token_file stun discovery publish dns tun ipv4_pool mtu
-		punch portmap mdns dht session_timeout metrics_addr metrics_public log_level log_format`)
+		punch portmap mdns dht fwmark session_timeout metrics_addr metrics_public log_level log_format`)
 	if !slices.Equal(Keys(), want) {
 		t.Errorf("keys %v, want %v", Keys(), want)
 	}
@@ -115,6 +116,8 @@ func TestSettingsErrors(t *testing.T) {
 		{"relay", "relays = [\"ftp://r.example\"]\n", ":1: relays: "},
 		{"bind", "bind = \"here\"\n", `"here" is no address`},
 		{"bind twice", "bind = \"192.0.2.1 192.0.2.2\"\n", "one address of each family"},
+		{"mark", "fwmark = \"red\"\n", `"red" is no mark`},
+		{"mark too large", "fwmark = 4294967296\n", "4294967296 is no mark"},
 		{"duration", "session_timeout = \"3\"\n", "is no duration"},
 		{"syntax", "name = \"a\"\nport = = 3\n", ":2"},
 		{"same key twice", "port = 1\nport = 2\n", ":2"},

@@ -60,7 +60,7 @@ func relaysOf(s *config.Settings) []identity.RelayURL {
 // socketConfig is what the settings say about the UDP sockets.
 func socketConfig(s *config.Settings) magicsock.Config {
 	cfg := magicsock.Config{
-		Relays: relaysOf(s), STUN: s.STUN, NoPortmap: !s.Portmap,
+		Relays: relaysOf(s), STUN: s.STUN, NoPortmap: !s.Portmap, Fwmark: s.Fwmark,
 		ExcludeLink: func(name string) bool { return name == s.TUN },
 	}
 	cfg.Bind4, cfg.Bind6 = binds(s)

@@ -162,3 +162,77 @@ func TestNetnsTicketFollowsAddresses(t *testing.T) {
 		t.Errorf("up did not wait for the address:\n%s", out)
 	}
 }
+
+// Answers leave from the address that was asked: a node is reached at a second address of
+// its link by callers whose firewall lets nothing but answers in.
+func TestNetnsFloatingAddress(t *testing.T) {
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	ours, theirs := nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
+	a.NS.Run(t, "ip", "addr", "add", "2001:db8:1::9/64", "dev", ours, "nodad")
+	b.NS.Run(t, "ip", "addr", "add", "10.0.0.100/32", "dev", theirs)
+	addrs := []string{"2001:db8:1::2", "2001:db8:1::a:b:c"}
+	for _, addr := range addrs {
+		b.NS.Run(t, "ip", "addr", "add", addr+"/64", "dev", theirs, "nodad")
+	}
+	a.NS.Nft(t, `table inet f {
+  chain i {
+    type filter hook input priority 0; policy drop
+    ct state established,related accept
+    iifname { "lo", "nodetun0" } accept
+    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+  }
+}
+`)
+	b.Nodetun(t, "peer", "add", a.ID(t), "--name", "alice", "--allow", "all")
+	b.Start(t, "--relay", "none")
+	for _, at := range append(addrs, "10.0.0.100", "10.0.0.2") {
+		if strings.Contains(at, ":") {
+			at = "[" + at + "]"
+		}
+		a.Nodetun(t, "peer", "add", b.ID(t), "--name", "bob", "--addr", at+":41820")
+		a.Start(t, "--relay", "none")
+		hosttest.Eventually(t, 10*time.Second, "an answer from "+at, func() error {
+			if out, code := a.Try(t, "ping", "bob", "-c", "1"); code != 0 {
+				return errors.New(out)
+			}
+			return nil
+		})
+		a.Nodetun(t, "forget", "bob")
+		a.Stop(t)
+		if err := os.RemoveAll(filepath.Join(a.Dir, "state", "addresses.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Everything outside the tunnel carries the mark, so that rules of the host can tell it.
+func TestNetnsMark(t *testing.T) {
+	r := startRelay(t)
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	r.plug(t, a, "10.0.0.1/24")
+	r.plug(t, b, "10.0.0.2/24")
+	hosttest.Befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820", "--allow", "all")
+	a.NS.Nft(t, `table inet m {
+  chain o {
+    type filter hook output priority 0
+    meta mark 0x6e udp sport 41820 counter comment "udp"
+    meta mark 0x6e tcp dport 3340 counter comment "relay"
+    oifname != { "lo", "nodetun0" } meta mark != 0x6e meta l4proto { tcp, udp } counter comment "other"
+  }
+}
+`)
+	a.Start(t, "--relay", r.url, "--dns", "none")
+	b.Start(t, "--relay", r.url, "--dns", "none")
+	a.AwaitPath(t, 10*time.Second, "direct")
+	a.Nodetun(t, "netcheck")
+	hosttest.Eventually(t, 10*time.Second, "marked packets", func() error {
+		out := a.NS.Run(t, "nft", "list", "table", "inet", "m")
+		for line := range strings.Lines(out) {
+			none := strings.Contains(line, "packets 0 ")
+			if strings.Contains(line, "comment") && none != strings.Contains(line, `"other"`) {
+				return errors.New(out)
+			}
+		}
+		return nil
+	})
+}

@@ -166,6 +166,9 @@ func (m *monitor) Changed() <-chan netmon.Event         { return m.changed }
 func (m *monitor) Gateway() (g netmon.Gateway, ok bool) { return g, false }
 func (m *monitor) Close() error                         { return nil }
 
+// MustName is false: the hosts have one address of a kind.
+func (m *monitor) MustName(_, _ netip.Addr, _ int) bool { return false }
+
 // tell passes an event on; one that waits already will do.
 func (m *monitor) tell(e netmon.Event) {
 	select {

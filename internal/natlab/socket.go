@@ -156,6 +156,9 @@ func (s *socket) Rebind() error {
 	return nil
 }
 
+// SetSource does nothing: the sockets have one address.
+func (s *socket) SetSource(netip.AddrPort, netip.Addr) {}
+
 // Unbound is nil: these sockets stay.
 func (s *socket) Unbound() error { return nil }
 

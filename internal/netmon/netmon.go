@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -38,6 +39,8 @@ type Event struct {
 type Config struct {
 	// Exclude names interfaces that never count: our own TUN. Nil: none.
 	Exclude func(name string) bool
+	// Mark is the firewall mark of the packets that MustName is asked about; 0 is none.
+	Mark uint32
 	// Debounce is the pause between a trigger and the look. 0 means 250 ms.
 	Debounce time.Duration
 	// Logger gets changes at debug level. Nil discards.
@@ -74,12 +77,16 @@ type source interface {
 	interfaces() ([]Interface, error)
 	// routes lists the default routes.
 	routes() ([]route, error)
+	// path says from which address and through which interface packets to remote go,
+	// if local is valid those that are sent from it; false if they go nowhere, or where
+	// the system does not tell.
+	path(remote, local netip.Addr) (from netip.Addr, link int, ok bool)
 	Close() error
 }
 
 // New opens what the system offers for watching. It starts nothing.
 func New(cfg Config) (*Monitor, error) {
-	src, err := newSource()
+	src, err := newSource(cfg.Mark)
 	if err != nil {
 		return nil, fmt.Errorf("watch the network: %w", err)
 	}

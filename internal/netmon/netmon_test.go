@@ -122,6 +122,10 @@ func (f *fakeSource) routes() ([]route, error) {
 	return append([]route(nil), f.defr...), nil
 }
 
+func (f *fakeSource) path(_, _ netip.Addr) (from netip.Addr, link int, ok bool) {
+	return from, 0, false
+}
+
 func (f *fakeSource) Close() error { close(f.closed); return nil }
 
 // A burst of triggers is one look, and a look that finds nothing new is no

@@ -140,7 +140,7 @@ func TestNetnsClockSet(t *testing.T) {
 	if os.Getenv("NODETUN_TEST_SET_CLOCK") == "" {
 		t.Skip("sets the clock of the machine: run with NODETUN_TEST_SET_CLOCK=1")
 	}
-	src, err := newSource()
+	src, err := newSource(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,4 +169,48 @@ func TestNetnsClockSet(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// An answer names its source where the kernel would choose another one, and only if it
+// then leaves by the link that the question came by.
+func TestNetnsMustName(t *testing.T) {
+	a, b := nstest.New(t, "a"), nstest.New(t, "b")
+	first, _ := nstest.Veth(t, a, "10.1.0.1/24", b, "10.1.0.2/24")
+	second, _ := nstest.Veth(t, a, "10.2.0.1/24", b, "10.2.0.2/24")
+	a.Run(t, "ip", "addr", "add", "10.1.0.100/32", "dev", first)
+	a.Run(t, "ip", "addr", "add", "2001:db8::5/64", "dev", first, "nodad")
+	a.Run(t, "ip", "addr", "add", "2001:db8::6/64", "dev", first, "nodad")
+	a.Run(t, "ip", "route", "add", "default", "via", "10.1.0.2")
+	var m *Monitor
+	index := make(map[string]int)
+	a.Do(t, func() {
+		var err error
+		if m, err = New(Config{}); err != nil {
+			t.Fatal(err)
+		}
+		list, err := m.AllInterfaces()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range list {
+			index[i.Name] = i.Index
+		}
+	})
+	t.Cleanup(func() { m.Close() })
+	check := func(remote, local, link string, want bool) {
+		t.Helper()
+		if got := m.MustName(addr(remote), addr(local), index[link]); got != want {
+			t.Errorf("%s at %s by %s: %v", remote, local, link, got)
+		}
+	}
+	check("192.0.2.9", "10.1.0.1", first, false)  // the kernel's choice
+	check("192.0.2.9", "10.1.0.100", first, true) // a floating address
+	check("192.0.2.9", "10.2.0.1", second, false) // it would leave by the first link all the same
+	check("10.2.0.2", "10.1.0.100", second, true) // the floating address, asked from the other link
+	if six := m.MustName(addr("2001:db8::9"), addr("2001:db8::5"), index[first]); six == m.MustName(addr("2001:db8::9"), addr("2001:db8::6"), index[first]) {
+		t.Errorf("both addresses of a link: %v", six)
+	}
+	a.Run(t, "ip", "route", "add", "default", "via", "10.2.0.2", "table", "7")
+	a.Run(t, "ip", "rule", "add", "from", "10.2.0.1", "table", "7")
+	check("192.0.2.9", "10.2.0.1", second, true) // a second uplink, with rules
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -25,13 +26,14 @@ type netlinkSource struct {
 	events *os.File
 	buf    []byte   // of wait
 	timer  *os.File // nil where the kernel offers none
+	mark   uint32   // of the packets that path is asked about
 	closed chan struct{}
 
 	mu  sync.Mutex      // guards ask, which takes one question at a time
 	ask *netlink.Handle // nil after Close
 }
 
-func newSource() (source, error) {
+func newSource(mark uint32) (source, error) {
 	ask, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
@@ -42,7 +44,7 @@ func newSource() (source, error) {
 		return nil, err
 	}
 	return &netlinkSource{
-		events: events, timer: clockTimer(), ask: ask,
+		events: events, timer: clockTimer(), ask: ask, mark: mark,
 		buf: make([]byte, 32<<10), closed: make(chan struct{}),
 	}, nil
 }
@@ -222,6 +224,26 @@ func hops(r netlink.Route, is6 bool) []route {
 		list = append(list, one)
 	}
 	return list
+}
+
+func (s *netlinkSource) path(remote, local netip.Addr) (from netip.Addr, link int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ask == nil {
+		return from, 0, false
+	}
+	options := &netlink.RouteGetOptions{Mark: s.mark}
+	if local.IsValid() {
+		options.SrcAddr = local.AsSlice()
+	}
+	if zone := remote.Zone(); zone != "" {
+		options.OifIndex, _ = strconv.Atoi(zone)
+	}
+	routes, err := s.ask.RouteGetWithOptions(remote.WithZone("").AsSlice(), options)
+	if err != nil || len(routes) == 0 {
+		return from, 0, false
+	}
+	return address(routes[0].Src), routes[0].LinkIndex, true
 }
 
 func (s *netlinkSource) Close() error {

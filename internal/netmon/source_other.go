@@ -18,7 +18,7 @@ type pollSource struct {
 	closed chan struct{}
 }
 
-func newSource() (source, error) {
+func newSource(uint32) (source, error) {
 	return &pollSource{ticker: time.NewTicker(checkInterval), closed: make(chan struct{})}, nil
 }
 
@@ -65,6 +65,10 @@ func (s *pollSource) interfaces() ([]Interface, error) {
 }
 
 func (s *pollSource) routes() ([]route, error) { return nil, nil }
+
+func (s *pollSource) path(_, _ netip.Addr) (from netip.Addr, link int, ok bool) {
+	return from, 0, false
+}
 
 func (s *pollSource) Close() error {
 	s.ticker.Stop()

@@ -188,6 +188,18 @@ func (m *Monitor) AllInterfaces() ([]Interface, error) {
 	return all, nil
 }
 
+// MustName reports whether a packet to remote has to name the address local as its
+// source, lest it leaves from another one, and would then leave by the given interface:
+// an answer to a packet that came to local by that interface.
+func (m *Monitor) MustName(remote, local netip.Addr, link int) bool {
+	from, _, ok := m.src.path(remote, netip.Addr{})
+	if !ok || from == local {
+		return false
+	}
+	_, by, ok := m.src.path(remote, local)
+	return ok && by == link
+}
+
 // Gateway returns the router of the best IPv4 default route; false if there is
 // none, or if that route leads into a tunnel without a router.
 func (m *Monitor) Gateway() (Gateway, bool) {

@@ -30,6 +30,7 @@ func (c *Conn) rebindLocked() error {
 		return net.ErrClosed
 	}
 	c.cur.Load().Close() // an unbound one a second time
+	c.from.all.Store(nil)
 	s, err := c.bind(c.want)
 	if errors.Is(err, ErrPortInUse) {
 		c.cfg.Logger.Warn("udp port was taken during rebind", "network", c.network, "err", err)

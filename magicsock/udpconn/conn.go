@@ -41,6 +41,8 @@ type Message struct {
 	// TOS is the type of service or traffic class byte; its low two bits are
 	// the ECN field. 0 where the system does not tell.
 	TOS uint8
+	// Local is where it arrived.
+	Local Local
 }
 
 // ErrUnbound is wrapped by the error of a send while there is no socket.
@@ -57,7 +59,8 @@ type Conn struct {
 	// want is the address of the first socket, which each later one asks for.
 	want netip.AddrPort
 
-	cur atomic.Pointer[socket] // never nil, closed while the Conn is unbound
+	from sources
+	cur  atomic.Pointer[socket] // never nil, closed while the Conn is unbound
 	// The one reader's: what it reads into, its last pause before a try to be bound
 	// again, 0 once something was read, and when the next try is, zero while bound.
 	rx    receiver
@@ -80,6 +83,7 @@ type socket struct {
 	*net.UDPConn
 	raw   syscall.RawConn
 	local netip.AddrPort
+	is6   bool
 	noGSO atomic.Bool
 	wrote atomic.Bool // the first send was tried, see sendmsg
 }
@@ -115,8 +119,8 @@ func (c *Conn) newSocket(addr netip.AddrPort) (*socket, error) {
 		uc.Close()
 		return nil, fmt.Errorf("bind %s %s: %w", c.network, addr, err)
 	}
-	s := &socket{UDPConn: uc, raw: raw, local: uc.LocalAddr().(*net.UDPAddr).AddrPort()}
-	if err := setOptions(s, c.network == "udp6"); err != nil {
+	s := &socket{UDPConn: uc, raw: raw, local: uc.LocalAddr().(*net.UDPAddr).AddrPort(), is6: c.Is6()}
+	if err := setOptions(s); err != nil {
 		c.cfg.Logger.Warn("udp socket options", "network", c.network, "err", err)
 	}
 	return s, nil
@@ -236,10 +240,16 @@ func (c *Conn) verdict(s *socket, err error) error {
 
 // send is one system call, counted.
 func (c *Conn) send(s *socket, b []byte, seg int, ecn uint8, to netip.AddrPort) error {
-	err := s.sendmsg(b, seg, ecn, to, c.Is6())
+	from := c.from.get(to)
+	err := s.sendmsg(b, seg, ecn, to, from)
+	if err != nil && from.IsValid() && !errors.Is(err, net.ErrClosed) && !isSizeError(err) {
+		if err = s.sendmsg(b, seg, ecn, to, netip.Addr{}); err == nil {
+			c.from.set(to, netip.Addr{}) // this host has that address no more
+		}
+	}
 	if err != nil && !s.wrote.Swap(true) && errors.Is(err, syscall.EPERM) {
 		// The first send on a new socket sometimes fails so: golang/go#63322.
-		err = s.sendmsg(b, seg, ecn, to, c.Is6())
+		err = s.sendmsg(b, seg, ecn, to, netip.Addr{})
 	}
 	if err != nil {
 		return err

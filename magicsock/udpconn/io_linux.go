@@ -112,7 +112,8 @@ func (r *receiver) finish(i int, m *Message, c *Conn) {
 	h := &r.hdrs[i]
 	m.N = int(h.n)
 	m.From = r.source(i)
-	m.Seg, m.TOS = ParseControl(r.oobs[i][:h.hdr.Controllen])
+	control := ParseControl(r.oobs[i][:h.hdr.Controllen])
+	m.Seg, m.TOS, m.Local = control.Seg, control.TOS, control.Local
 	if m.Seg == 0 || m.Seg > m.N {
 		m.Seg = m.N
 	}
@@ -152,15 +153,19 @@ func port(p *uint16) uint16 {
 	return uint16(b[0])<<8 | uint16(b[1])
 }
 
-// sendmsg is one system call; seg 0 sends a single packet.
-func (s *socket) sendmsg(b []byte, seg int, ecn uint8, to netip.AddrPort, is6 bool) error {
+// sendmsg is one system call; seg 0 sends a single packet, the zero from leaves the
+// choice of the source to the kernel.
+func (s *socket) sendmsg(b []byte, seg int, ecn uint8, to netip.AddrPort, from netip.Addr) error {
 	var space [sendOOBSize]byte
 	oob := space[:0]
 	if seg > 0 {
 		oob = appendSegment(oob, seg)
 	}
 	if ecn != 0 {
-		oob = AppendTOS(oob, ecn&ecnMask, is6)
+		oob = AppendTOS(oob, ecn&ecnMask, s.is6)
+	}
+	if from.IsValid() {
+		oob = appendSource(oob, from)
 	}
 	_, _, err := s.WriteMsgUDPAddrPort(b, oob, to)
 	return err

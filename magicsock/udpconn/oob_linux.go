@@ -2,6 +2,7 @@ package udpconn
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -9,10 +10,9 @@ import (
 
 const (
 	ecnMask = 0x3
-	// sendOOBSize holds a segment size and an ECN message.
-	sendOOBSize = 64
-	// recvOOBSize holds the ones that we asked for, and packet info, which
-	// quic-go switches on when the local address is unspecified.
+	// sendOOBSize holds a segment size, an ECN message and packet info.
+	sendOOBSize = 96
+	// recvOOBSize holds the ones that we asked for.
 	recvOOBSize = 128
 )
 
@@ -20,7 +20,7 @@ const (
 // body besides the longer slice.
 func appendHeader(b []byte, level, typ, size int) (whole, body []byte) {
 	start := len(b)
-	var zero [32]byte
+	var zero [sendOOBSize]byte
 	b = append(b, zero[:unix.CmsgSpace(size)]...)
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[start]))
 	h.Level, h.Type = int32(level), int32(typ)
@@ -49,26 +49,45 @@ func AppendTOS(b []byte, tos uint8, is6 bool) []byte {
 	return b
 }
 
-// ParseControl reads the control messages of a send or a receive: the segment
-// size (0 if there is none) and the type of service or traffic class byte.
-// Other messages, and what follows a malformed one, are skipped.
-func ParseControl(oob []byte) (seg int, tos uint8) {
+// appendSource appends packet info that names the source address: in_pktinfo of ip(7) or
+// in6_pktinfo of RFC 3542 6.2, without an interface.
+func appendSource(b []byte, from netip.Addr) []byte {
+	if from.Is4() {
+		b, body := appendHeader(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
+		addr := from.As4()
+		copy(body[4:], addr[:])
+		return b
+	}
+	b, body := appendHeader(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
+	addr := from.As16()
+	copy(body, addr[:])
+	return b
+}
+
+// ParseControl reads control messages. Others than those of Control, and what follows a
+// malformed one, are skipped.
+func ParseControl(oob []byte) (c Control) {
 	for len(oob) >= unix.CmsgLen(0) {
 		h, body, rest, err := unix.ParseOneSocketControlMessage(oob)
 		if err != nil {
-			return seg, tos
+			return c
 		}
 		oob = rest
 		switch {
 		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_SEGMENT && len(body) >= 2:
-			seg = int(binary.NativeEndian.Uint16(body))
+			c.Seg = int(binary.NativeEndian.Uint16(body))
 		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(body) >= 4:
-			seg = int(int32(binary.NativeEndian.Uint32(body)))
+			c.Seg = int(int32(binary.NativeEndian.Uint32(body)))
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(body) >= 1:
-			tos = body[0]
+			c.TOS = body[0]
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(body) >= 4:
-			tos = uint8(binary.NativeEndian.Uint32(body))
+			c.TOS = uint8(binary.NativeEndian.Uint32(body))
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(body) >= unix.SizeofInet4Pktinfo:
+			c.Local = Local{Addr: netip.AddrFrom4([4]byte(body[8:12])), Link: int(int32(binary.NativeEndian.Uint32(body)))}
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(body) >= unix.SizeofInet6Pktinfo:
+			c.Local = Local{Addr: netip.AddrFrom16([16]byte(body[:16])), Link: int(int32(binary.NativeEndian.Uint32(body[16:])))}
 		}
 	}
-	return max(seg, 0), tos
+	c.Seg = max(c.Seg, 0)
+	return c
 }

@@ -29,10 +29,10 @@ func setMark(rc syscall.RawConn, mark uint32) error {
 
 // setOptions asks for all that makes the socket good for QUIC. What fails is
 // reported together; the socket works without any of it.
-func setOptions(s *socket, is6 bool) error {
-	level, recvTOS, discover, probe := unix.IPPROTO_IP, unix.IP_RECVTOS, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
-	if is6 {
-		level, recvTOS, discover, probe = unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+func setOptions(s *socket) error {
+	level, recvTOS, recvInfo, discover, probe := unix.IPPROTO_IP, unix.IP_RECVTOS, unix.IP_PKTINFO, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+	if s.is6 {
+		level, recvTOS, recvInfo, discover, probe = unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, unix.IPV6_RECVPKTINFO, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
 	}
 	return control(s.raw, func(fd int) error {
 		var errs []error
@@ -42,6 +42,7 @@ func setOptions(s *socket, is6 bool) error {
 			}
 		}
 		set("receive tos", level, recvTOS, 1)
+		set("receive info", level, recvInfo, 1)
 		// Don't fragment, and EMSGSIZE only from the link itself: the kernel's
 		// guess of the path MTU is not asked.
 		set("mtu discover", level, discover, probe)

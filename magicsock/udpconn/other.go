@@ -36,7 +36,7 @@ func isSegmentError(err error) bool { return isSizeError(err) }
 
 func setMark(syscall.RawConn, uint32) error { return errors.ErrUnsupported }
 
-func setOptions(s *socket, _ bool) error {
+func setOptions(s *socket) error {
 	s.noGSO.Store(true)
 	return errors.Join(s.SetReadBuffer(BufferSize), s.SetWriteBuffer(BufferSize))
 }
@@ -45,7 +45,7 @@ func setOptions(s *socket, _ bool) error {
 func AppendTOS(b []byte, _ uint8, _ bool) []byte { return b }
 
 // ParseControl knows no control message on this system.
-func ParseControl([]byte) (seg int, tos uint8) { return 0, 0 }
+func ParseControl([]byte) Control { return Control{} }
 
 // receive reads one packet. Without wait it finds only what is there already.
 func (c *Conn) receive(s *socket, ms []Message, wait bool) (int, error) {
@@ -70,7 +70,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-func (s *socket) sendmsg(b []byte, _ int, _ uint8, to netip.AddrPort, _ bool) error {
+func (s *socket) sendmsg(b []byte, _ int, _ uint8, to netip.AddrPort, _ netip.Addr) error {
 	_, err := s.WriteToUDPAddrPort(b, to)
 	return err
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 // stunServer answers binding requests on one socket.
@@ -76,23 +78,68 @@ func (s *stunServer) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.Close() })
 	defer stop()
 	defer func() { _ = s.conn.Close() }()
+	packets := withSources(s.conn)
 	buf := make([]byte, 1500)
 	request, answer := new(stun.Message), new(stun.Message)
 	for {
-		n, from, err := s.conn.ReadFromUDPAddrPort(buf)
+		n, asked, source, err := packets.read(buf)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("relay: STUN: %w", err)
 		}
-		if err != nil {
+		udp, ok := source.(*net.UDPAddr)
+		if err != nil || !ok {
 			continue // an ICMP error for an earlier answer
 		}
+		from := udp.AddrPort()
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		if s.answer(buf[:n], from, request, answer) {
-			_, _ = s.conn.WriteToUDPAddrPort(answer.Raw, from)
+			_ = packets.write(answer.Raw, asked, source)
 		}
+	}
+}
+
+// sourced is a socket whose packets leave from the address that was asked: clients, and
+// the firewalls before them, take answers from no other. The address may be nil.
+type sourced struct {
+	read  func(b []byte) (n int, asked net.IP, from net.Addr, err error)
+	write func(b []byte, asked net.IP, to net.Addr) error
+}
+
+func withSources(conn *net.UDPConn) sourced {
+	if isIPv4(localAddrPort(conn).Addr().AsSlice()) {
+		c := ipv4.NewPacketConn(conn)
+		_ = c.SetControlMessage(ipv4.FlagDst, true) // where the system cannot, it chooses the source
+		return sourced{
+			read: func(b []byte) (int, net.IP, net.Addr, error) {
+				n, info, from, err := c.ReadFrom(b)
+				if info == nil {
+					return n, nil, from, err
+				}
+				return n, info.Dst, from, err
+			},
+			write: func(b []byte, asked net.IP, to net.Addr) error {
+				_, err := c.WriteTo(b, &ipv4.ControlMessage{Src: asked}, to)
+				return err
+			},
+		}
+	}
+	c := ipv6.NewPacketConn(conn)
+	_ = c.SetControlMessage(ipv6.FlagDst, true)
+	return sourced{
+		read: func(b []byte) (int, net.IP, net.Addr, error) {
+			n, info, from, err := c.ReadFrom(b)
+			if info == nil {
+				return n, nil, from, err
+			}
+			return n, info.Dst, from, err
+		},
+		write: func(b []byte, asked net.IP, to net.Addr) error {
+			_, err := c.WriteTo(b, &ipv6.ControlMessage{Src: asked}, to)
+			return err
+		},
 	}
 }
 

@@ -97,6 +97,25 @@ func TestSTUNFamilies(t *testing.T) {
 	}
 }
 
+// The answer leaves from the address that was asked, whichever the system prefers.
+func TestSTUNAnswersFromWhereItWasAsked(t *testing.T) {
+	s := start(t, Config{STUNAddr: ":0"})
+	client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_ = client.SetDeadline(time.Now().Add(patience))
+	asked := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.7"), s.STUNAddr().Port())
+	if _, err := client.WriteToUDPAddrPort(unhex(t, stunRequest), asked); err != nil {
+		t.Skipf("no such address here: %v", err)
+	}
+	buf := make([]byte, 100)
+	if _, from, err := client.ReadFromUDPAddrPort(buf); err != nil || from != asked {
+		t.Errorf("answer from %v, %v", from, err)
+	}
+}
+
 // S26: at most 50 answers a second go to one prefix, so that the relay is not
 // worth much for reflecting.
 func TestSTUNRate(t *testing.T) {
