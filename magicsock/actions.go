@@ -12,6 +12,9 @@ import (
 func (c *Conn) perform(acts []nodemap.Action) {
 	for i := range acts {
 		a := &acts[i]
+		if (a.Kind == nodemap.SendPing || a.Kind == nodemap.SendPong) && a.To.UDP.IsValid() && !c.tunnels.usable(a.To.UDP) {
+			continue
+		}
 		switch a.Kind {
 		case nodemap.SendPing:
 			c.stats.sentPing.Add(1)

@@ -70,6 +70,9 @@ type Config struct {
 	ExcludeLink func(ifname string) bool
 	// TunPrefixes are routed into a TUN of ours: no underlay address lies there.
 	TunPrefixes []netip.Prefix
+	// Inside reports whether packets that send sends come out of that TUN, because the
+	// link that they leave by is a tunnel over ours. Nil: none does.
+	Inside func(ctx context.Context, send func([]byte) error) bool
 	// STUN are servers, "host:port", that tell how this node is seen from
 	// outside, besides the relays, which are asked too.
 	STUN []string
@@ -125,6 +128,7 @@ type Conn struct {
 	addrs  *addrBook
 	// answers knows from where packets have to leave.
 	answers *answers
+	tunnels *tunnels
 	stats   counters
 
 	// networkKick has a token when NetworkChanged was called.
@@ -177,9 +181,10 @@ func New(cfg Config) (*Conn, error) {
 	c.out = newSender(c.writePayload)
 	c.disco = newDiscoIO(c)
 	c.addrs = newAddrBook(c)
+	c.tunnels = newTunnels(c)
 	c.answers = &answers{c: c, seen: make(map[netip.AddrPort]udpconn.Local)}
 	c.paths = newPaths(nodemap.New(nodemap.Config{
-		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch,
+		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch, Detour: c.tunnels.detour,
 	}), cfg.TunPrefixes)
 	proxy := relayclient.ProxyFromEnvironment
 	if cfg.Underlay != nil {
@@ -216,6 +221,7 @@ func (c *Conn) Run(ctx context.Context) error {
 	g.Go(func() error { c.watch(ctx); return nil })
 	g.Go(func() error { c.survey.run(ctx); return nil })
 	g.Go(func() error { c.punch.run(ctx); return nil })
+	g.Go(func() error { c.tunnels.run(ctx); return nil })
 	if c.survey.mapper != nil {
 		g.Go(func() error { return c.survey.mapper.Run(ctx) })
 	}
@@ -394,6 +400,7 @@ func (c *Conn) networkChanged(e netmon.Event) {
 		}
 	}
 	c.answers.forget()
+	c.tunnels.forget()
 	c.addrs.look(partLocal)
 	c.addrs.update()
 	if major {

@@ -200,6 +200,9 @@ func (d *discoIO) handle(p discoPacket) {
 		d.c.log.Debug("disco", "from", p.from, "err", err)
 		return
 	}
+	if p.from.UDP.IsValid() && !d.c.tunnels.usable(p.from.UDP) {
+		return
+	}
 	now := time.Now()
 	if p.via != nil {
 		d.c.punch.adopt(p.via)

@@ -39,6 +39,7 @@ type Monitor interface {
 	AllInterfaces() ([]netmon.Interface, error)
 	LeftOut() ([]netmon.LeftOut, error)
 	Gateway() (netmon.Gateway, bool)
+	Tunnelled(remote netip.Addr) bool
 	MustName(remote, local netip.Addr, link int) bool
 	Close() error
 }

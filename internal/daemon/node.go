@@ -32,6 +32,10 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 	socket.Key, socket.Logger = d.key, d.log
 	socket.Admit, socket.Paired = d.admit, d.admit
 	socket.TunPrefixes = d.prefixes()
+	socket.Inside = func(ctx context.Context, send func([]byte) error) bool {
+		e := d.admits.Load()
+		return e != nil && e.Inside(ctx, send)
+	}
 	socket.OnPathChange = func(magicsock.PathChange) { d.addressesChanged() }
 	socket.OnAddrsChange, socket.OnNetInfo = d.addressesChanged, d.netInfoChanged
 	d.endpoint, err = endpoint.New(endpoint.Config{

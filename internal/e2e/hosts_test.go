@@ -4,9 +4,11 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -235,4 +237,82 @@ func TestNetnsMark(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// vxlan joins two hosts by a tunnel between two of their addresses.
+//
+//	a vx0 10.50.0.1 ══ 10.50.0.2 vx0 b
+func vxlan(t *testing.T, a *hosttest.Host, aAddr, bSeen string, b *hosttest.Host, bAddr, aSeen string) {
+	t.Helper()
+	for _, end := range []struct {
+		h                 *hosttest.Host
+		own, other, inner string
+	}{{a, aAddr, bSeen, "10.50.0.1/24"}, {b, bAddr, aSeen, "10.50.0.2/24"}} {
+		end.h.NS.Run(t, "ip", "link", "add", "vx0", "type", "vxlan", "id", "7", "dstport", "4789", "local", end.own, "remote", end.other)
+		end.h.NS.Run(t, "ip", "addr", "add", end.inner, "dev", "vx0")
+		end.h.NS.Run(t, "ip", "link", "set", "vx0", "mtu", "1300", "up")
+	}
+}
+
+// A tunnel that runs over ours is no path of ours, though it has addresses of its own.
+func TestNetnsTunnelInside(t *testing.T) {
+	r := startRelay(t)
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	r.plug(t, a, "10.0.0.1/24")
+	r.plug(t, b, "10.0.0.2/24")
+	for _, h := range []*hosttest.Host{a, b} {
+		h.NS.Nft(t, "table ip f { chain o { type filter hook output priority 0; ip daddr { 10.0.0.1, 10.0.0.2 } udp dport 41820 drop; }; }")
+	}
+	hosttest.Befriend(t, a, "", b, "", "--allow", "all", "--relay", r.url)
+	a.Start(t, "--relay", r.url)
+	b.Start(t, "--relay", r.url)
+	hosttest.Eventually(t, 10*time.Second, "the relay", func() error {
+		_, _ = a.Try(t, "ping", "bob", "-c", "1")
+		return a.OnPath(t, "relay")
+	})
+	as, bs := a.Status(t), b.Status(t)
+	vxlan(t, a, as.Self.IPv4, as.Peers[0].IPv4, b, bs.Self.IPv4, bs.Peers[0].IPv4)
+	hosttest.Eventually(t, 10*time.Second, "the inner tunnel", func() error {
+		out, err := a.NS.Try("ping", "-c1", "-W1", "10.50.0.2")
+		if err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	// Longer than the gap between two looks for a direct path.
+	out, err := a.NS.Try("ping", "-q", "-i", "0.1", "-c", "80", "-W", "2", as.Peers[0].IPv4)
+	if err != nil || !strings.Contains(out, " 0% packet loss") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := errors.Join(a.OnPath(t, "relay"), b.OnPath(t, "relay")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Somebody else's tunnel is a path while there is no other, and is left for a plain one.
+func TestNetnsSecondTunnel(t *testing.T) {
+	a, b := pair(t, "--relay", "none")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	vxlan(t, a, "10.0.0.1", "10.0.0.2", b, "10.0.0.2", "10.0.0.1")
+	ping := a.Spawn(t, "ping", "-i", "0.2", a.Status(t).Peers[0].IPv6)
+	by := func(endpoint string, within time.Duration) {
+		t.Helper()
+		hosttest.Eventually(t, within, "the path by "+endpoint, func() error {
+			if p := a.Status(t).Peers[0]; !strings.HasPrefix(p.Endpoint, endpoint) {
+				return fmt.Errorf("%s", p.Endpoint)
+			}
+			return nil
+		})
+	}
+	for _, h := range []*hosttest.Host{a, b} {
+		h.NS.Nft(t, "table ip f { chain o { type filter hook output priority 0; ip daddr { 10.0.0.1, 10.0.0.2 } udp dport 41820 drop; }; }")
+	}
+	a.Nodetun(t, "peer", "add", b.ID(t), "--addr", "10.50.0.2:41820")
+	by("10.50.0.2", 20*time.Second)
+	for _, h := range []*hosttest.Host{a, b} {
+		h.NS.Run(t, "nft", "delete", "table", "ip", "f")
+	}
+	by("10.0.0.2", 30*time.Second)
+	ping.Signal(syscall.SIGINT)
+	ping.Wait(t, 5*time.Second)
 }

@@ -75,6 +75,7 @@ type Engine struct {
 	taskMu sync.RWMutex
 	tasks  sync.WaitGroup
 
+	trace     trace
 	reflected atomic.Uint64 // packets to the mirrors
 
 	factsKick chan struct{} // holds one: the facts may have changed

@@ -28,6 +28,9 @@ func (e *Engine) readLink() error {
 // fromHost takes one packet of the host, which may be a large one that the
 // kernel left to us to split.
 func (e *Engine) fromHost(h vnet.Header, ip []byte) {
+	if e.trace.active.Load() {
+		e.trace.note(ip)
+	}
 	info, err := packet.Parse(ip)
 	if err != nil {
 		e.count.drop(dropMalformed)

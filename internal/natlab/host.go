@@ -166,6 +166,9 @@ func (m *monitor) Changed() <-chan netmon.Event         { return m.changed }
 func (m *monitor) Gateway() (g netmon.Gateway, ok bool) { return g, false }
 func (m *monitor) Close() error                         { return nil }
 
+// Tunnelled is false: the cables are real ones.
+func (m *monitor) Tunnelled(netip.Addr) bool { return false }
+
 // MustName is false: the hosts have one address of a kind.
 func (m *monitor) MustName(_, _ netip.Addr, _ int) bool { return false }
 

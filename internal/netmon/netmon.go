@@ -81,6 +81,9 @@ type source interface {
 	// if local is valid those that are sent from it; false if they go nowhere, or where
 	// the system does not tell.
 	path(remote, local netip.Addr) (from netip.Addr, link int, ok bool)
+	// kind is the kernel's word for what made an interface, empty where it does not
+	// tell.
+	kind(link int) string
 	Close() error
 }
 

@@ -126,6 +126,8 @@ func (f *fakeSource) path(_, _ netip.Addr) (from netip.Addr, link int, ok bool) 
 	return from, 0, false
 }
 
+func (f *fakeSource) kind(int) string { return "" }
+
 func (f *fakeSource) Close() error { close(f.closed); return nil }
 
 // A burst of triggers is one look, and a look that finds nothing new is no

@@ -246,6 +246,19 @@ func (s *netlinkSource) path(remote, local netip.Addr) (from netip.Addr, link in
 	return address(routes[0].Src), routes[0].LinkIndex, true
 }
 
+func (s *netlinkSource) kind(link int) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ask == nil {
+		return ""
+	}
+	l, err := s.ask.LinkByIndex(link)
+	if err != nil {
+		return ""
+	}
+	return l.Type()
+}
+
 func (s *netlinkSource) Close() error {
 	err := s.events.Close()
 	if s.timer != nil {

@@ -70,6 +70,8 @@ func (s *pollSource) path(_, _ netip.Addr) (from netip.Addr, link int, ok bool) 
 	return from, 0, false
 }
 
+func (s *pollSource) kind(int) string { return "" }
+
 func (s *pollSource) Close() error {
 	s.ticker.Stop()
 	close(s.closed)

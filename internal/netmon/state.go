@@ -200,6 +200,18 @@ func (m *Monitor) MustName(remote, local netip.Addr, link int) bool {
 	return ok && by == link
 }
 
+// tunnelKinds are the kernel's words for links that carry their packets inside others.
+var tunnelKinds = []string{
+	"tun", "tuntap", "wireguard", "vxlan", "geneve", "bareudp", "gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan",
+	"ipip", "sit", "ip6tnl", "vti", "vti6", "xfrm", "l2tpeth",
+}
+
+// Tunnelled reports whether packets to remote leave by a link that is a tunnel.
+func (m *Monitor) Tunnelled(remote netip.Addr) bool {
+	_, index, ok := m.src.path(remote, netip.Addr{})
+	return ok && slices.Contains(tunnelKinds, m.src.kind(index))
+}
+
 // Gateway returns the router of the best IPv4 default route; false if there is
 // none, or if that route leads into a tunnel without a router.
 func (m *Monitor) Gateway() (Gateway, bool) {

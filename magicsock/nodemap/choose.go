@@ -231,8 +231,8 @@ func (n *node) fastUntil() time.Time {
 		return earlier(c.due, n.turn.last.Add(discoveryGap))
 	}
 	t := earlier(c.due, n.best.out.last.Add(sendingPing))
-	if n.best.latency > goodEnough {
-		t = earlier(t, n.turn.last.Add(upgradeGap))
+	if gap := n.best.upgradeGap(); gap > 0 {
+		t = earlier(t, n.turn.last.Add(gap))
 	}
 	return t
 }

@@ -15,6 +15,7 @@ const (
 	callMeWait   = 300 * time.Millisecond  // pings behind a hard NAT wait so long after the call-me-maybe that opens the other one
 	callMeAnswer = 2 * time.Second         // smallest gap of a call-me-maybe that answers one
 	upgradeGap   = 60 * time.Second        // gap of rounds that look for something better
+	detourGap    = 10 * time.Second        // the same while the path leads through somebody's tunnel
 	goodEnough   = 5 * time.Millisecond    // no such round at or below this latency
 
 	probeDelay    = 500 * time.Millisecond // payload unanswered: first probe

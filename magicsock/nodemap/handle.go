@@ -153,6 +153,7 @@ func (m *Map) pongByRelay(now time.Time, n *node, f ping) {
 func (m *Map) pongByUDP(now time.Time, n *node, p *path, f ping) {
 	before := p.room.limit
 	p.room.arrived(f.size, f.sent)
+	p.detour = m.cfg.Detour != nil && m.cfg.Detour(p.addr.Addr())
 	p.pong(now, age(now, f.sent), f.size)
 	p.watch.ping = n.unansweredAfter(p.addr, f.sent)
 	if p.room.limit != before {

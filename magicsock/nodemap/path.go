@@ -25,6 +25,7 @@ type path struct {
 	// forgotten with it; everPong and latency stay.
 	lastPong, lastBigPong, everPong time.Time
 	latency                         time.Duration
+	detour                          bool // it leads through somebody's tunnel
 	left                            bool // unanswered for too long: not before the next padded pong
 
 	lastPayload, lastHeard time.Time
@@ -184,13 +185,29 @@ func (p *path) leaveAt() time.Time {
 	return t
 }
 
+// upgradeGap is the time between looks for something better while payload takes this
+// path; 0 for no such look.
+func (p *path) upgradeGap() time.Duration {
+	switch {
+	case p.detour:
+		return detourGap
+	case p.latency > goodEnough:
+		return upgradeGap
+	}
+	return 0
+}
+
 // due says that t is set and has come.
 func due(now, t time.Time) bool { return !t.IsZero() && !now.Before(t) }
 
-// better says that payload gains by going to a instead of b. IPv6 wins unless
+// better says that payload gains by going to a instead of b. What leads through a tunnel
+// is the worse one, as it is made of the other most often. IPv6 wins unless
 // IPv4 is clearly faster; otherwise only a clear gain in latency counts, so that
 // two addresses of one latency do not take turns.
 func better(a, b *path) bool {
+	if a.detour != b.detour {
+		return b.detour
+	}
 	if a.addr.Addr().Is6() && b.addr.Addr().Is4() {
 		return a.latency*9/10 < b.latency
 	}

@@ -102,7 +102,8 @@ func (n *node) pingDue(p *path) time.Time {
 
 // upgradeDue says that it is time to look for something better than p.
 func (n *node) upgradeDue(now time.Time, p *path) bool {
-	return p.latency > goodEnough && age(now, n.turn.last) >= upgradeGap
+	gap := p.upgradeGap()
+	return gap > 0 && age(now, n.turn.last) >= gap
 }
 
 // search looks for a direct address while there is none to use.

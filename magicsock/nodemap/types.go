@@ -173,6 +173,9 @@ type Config struct {
 	Open bool
 	// Punch says how hard to try to get through NATs.
 	Punch Punch
+	// Detour reports whether an address is reached through a tunnel of somebody else,
+	// which is a path only while there is no other. It must not block. Nil: none is.
+	Detour func(netip.Addr) bool
 	// LoopbackOK accepts loopback addresses of other nodes; set when a socket is
 	// bound to loopback.
 	LoopbackOK bool
