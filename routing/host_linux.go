@@ -296,7 +296,7 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.state.nl == nil {
 		return errors.New("routing: Run before Apply")
 	}
-	w := newWatcher(h.cfg.Routes)
+	w := newWatcher(h.cfg.Link, h.cfg.Routes)
 	defer w.close()
 	tick := time.NewTicker(selfCheck)
 	defer tick.Stop()
@@ -389,12 +389,20 @@ func LinkTo(addr netip.Addr) string {
 
 // ipv6On reports whether the kernel takes IPv6 addresses on the link.
 func ipv6On(link string) bool {
-	b, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv6/conf", link, "disable_ipv6"))
+	b, err := os.ReadFile(ipv6Switch(link))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false // ipv6.disable=1 on the kernel's command line
 	}
 	return err != nil || strings.TrimSpace(string(b)) != "1"
 }
+
+// ipv6Switch names the file that holds 1 while IPv6 is off on the link.
+func ipv6Switch(link string) string {
+	return filepath.Join("/proc/sys/net/ipv6/conf", link, "disable_ipv6")
+}
+
+// IPv6 reports whether the link takes IPv6 addresses now.
+func (h *Host) IPv6() bool { return ipv6On(h.cfg.Link) }
 
 func isUp(link netlink.Link) bool { return link.Attrs().Flags&net.FlagUp != 0 }
 

@@ -20,6 +20,9 @@ func (h *Host) Run(context.Context) error { return ErrNotSupported }
 // Undo does nothing on this system.
 func (h *Host) Undo() error { return nil }
 
+// IPv6 is not looked at on this system.
+func (h *Host) IPv6() bool { return true }
+
 // HostNetworks lists the prefixes of this host's addresses, without those of
 // the link named exclude. Routes are not looked at on this system.
 func HostNetworks(exclude string) (Networks, error) {

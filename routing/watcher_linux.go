@@ -8,9 +8,16 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
+
+// sysctls are the files that switch IPv6 on and off, of which the kernel announces
+// nothing; the first one is the link's.
+func sysctls(link string) []string {
+	return []string{ipv6Switch(link), ipv6Switch("all")}
+}
 
 // watcher tells when the kernel announces a change of links, addresses, rules or
 // routes. Several announcements become one.
@@ -19,11 +26,26 @@ type watcher struct {
 	changed chan struct{}  // holds one
 	ended   chan struct{}  // closed when the reader has ended; nil before the first
 	sock    *nl.NetlinkSocket
+	files   *fsnotify.Watcher // of sysctls; nil where there can be none
 	wg      sync.WaitGroup
 }
 
-func newWatcher(inside []netip.Prefix) *watcher {
-	return &watcher{inside: inside, changed: make(chan struct{}, 1)}
+func newWatcher(link string, inside []netip.Prefix) *watcher {
+	w := &watcher{inside: inside, changed: make(chan struct{}, 1)}
+	files, err := fsnotify.NewWatcher()
+	if err != nil {
+		return w
+	}
+	for _, path := range sysctls(link) {
+		_ = files.Add(path) // a kernel without IPv6 has none
+	}
+	w.files = files
+	w.wg.Go(func() {
+		for range files.Events {
+			w.signal()
+		}
+	})
+	return w
 }
 
 // ensure starts the reader if none runs. The socket is opened by the calling
@@ -33,7 +55,7 @@ func (w *watcher) ensure() {
 	if w.ended != nil {
 		select {
 		case <-w.ended:
-			w.close()
+			w.unsubscribe()
 		default:
 			return
 		}
@@ -49,13 +71,22 @@ func (w *watcher) ensure() {
 	w.wg.Go(func() { w.read(sock, ended) })
 }
 
-// close ends the reader and waits for it.
+// close ends the readers and waits for them.
 func (w *watcher) close() {
+	if w.files != nil {
+		_ = w.files.Close()
+	}
+	w.unsubscribe()
+	w.wg.Wait()
+}
+
+// unsubscribe ends the reader of announcements and waits for it.
+func (w *watcher) unsubscribe() {
 	if w.sock == nil {
 		return
 	}
 	w.sock.Close()
-	w.wg.Wait()
+	<-w.ended
 	w.sock, w.ended = nil, nil
 }
 

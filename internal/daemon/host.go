@@ -163,6 +163,14 @@ func (d *Daemon) setUpNames(ctx context.Context) error {
 // lookup is the resolver's way to addresses: peers have theirs, any other
 // NodeID gets some on demand (S19).
 func (d *Daemon) lookup(id identity.NodeID, create bool) (v6, v4 netip.Addr, ok bool) {
+	v6, v4, ok = d.addressesOf(id, create)
+	if !d.host.IPv6() {
+		v6 = netip.Addr{} // nothing could use it
+	}
+	return v6, v4, ok
+}
+
+func (d *Daemon) addressesOf(id identity.NodeID, create bool) (v6, v4 netip.Addr, ok bool) {
 	if entry, known := d.table.Entry(id); known {
 		return entry.V6, entry.V4, true
 	}

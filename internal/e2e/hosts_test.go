@@ -316,3 +316,55 @@ func TestNetnsSecondTunnel(t *testing.T) {
 	ping.Signal(syscall.SIGINT)
 	ping.Wait(t, 5*time.Second)
 }
+
+// On a host without IPv6 names have IPv4 addresses only, and both soon after IPv6 is
+// switched on.
+func TestNetnsIPv6Off(t *testing.T) {
+	a, b := pairStopped(t)
+	ipv6 := func(off string) {
+		a.NS.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6="+off, "net.ipv6.conf.default.disable_ipv6="+off)
+	}
+	ipv6("1")
+	a.Start(t, "--relay", "none")
+	b.Start(t, "--relay", "none")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	names := func() string { return a.NS.Run(t, "getent", "ahosts", "bob.node.internal") }
+	if out := names(); strings.Contains(out, ":") || !strings.Contains(out, ".") {
+		t.Errorf("without IPv6:\n%s", out)
+	}
+	pings(t, a, "bob.node.internal")
+	for range 3 {
+		ipv6("0")
+		hosttest.Eventually(t, 2*time.Second, "IPv6 is back", func() error {
+			out, err := a.NS.Try("ping", "-6", "-c1", "-W1", "bob.node.internal")
+			if err != nil {
+				return errors.New(out)
+			}
+			return nil
+		})
+		ipv6("1")
+		says(t, a, "ipv6 is disabled", true)
+	}
+}
+
+// A program whose packets are none of this node's, in a container that is not
+// masqueraded, is told so at once.
+func TestNetnsContainerBehind(t *testing.T) {
+	a, _ := pair(t, "--relay", "none", "--tun", "nt0")
+	c := nstest.New(t, "c")
+	inner, _ := nstest.Veth(t, a.NS, "172.17.0.1/16", c, "172.17.0.2/16")
+	a.NS.Run(t, "ip", "addr", "add", "fd17::1/64", "dev", inner, "nodad")
+	dev := strings.Fields(c.Run(t, "ip", "-o", "addr", "show", "to", "172.17.0.2"))[1]
+	c.Run(t, "ip", "addr", "add", "fd17::2/64", "dev", dev, "nodad")
+	c.Run(t, "ip", "route", "add", "default", "via", "172.17.0.1")
+	c.Run(t, "ip", "-6", "route", "add", "default", "via", "fd17::1")
+	a.NS.Run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	bob := a.Status(t).Peers[0]
+	for _, addr := range []string{bob.IPv4, bob.IPv6} {
+		out, err := c.Try("ping", "-c1", "-W5", addr)
+		if err == nil || !strings.Contains(out, "filtered") && !strings.Contains(out, "prohibited") {
+			t.Errorf("ping %s: %v\n%s", addr, err, out)
+		}
+	}
+}

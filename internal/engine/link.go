@@ -86,6 +86,11 @@ func (e *Engine) refuse(ip []byte, info *packet.Info, v verdict) {
 	switch v.drop {
 	case dropNoPeer:
 		e.answerICMP(ip, packet.NoRoute)
+	case dropForeign: // of a container behind this host, most likely
+		// In the name of who was asked: the host forwards nothing that comes from itself.
+		if reply := packet.AppendUnreachable(nil, ip, packet.Prohibited, info.Dst); reply != nil {
+			e.toHost(reply)
+		}
 	case dropRules:
 		if info.Proto == protoTCP {
 			e.answerRST(ip)
