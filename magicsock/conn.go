@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -264,6 +265,7 @@ func (c *Conn) NodeOf(addr net.Addr) (identity.NodeID, bool) {
 // where. It returns ErrSelf or ErrNoAddresses where that is so.
 func (c *Conn) AddNodeAddr(addr identity.NodeAddr, source string) error {
 	var err error
+	addr.Direct = c.withLinks(addr.Direct)
 	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action {
 		var acts []nodemap.Action
 		acts, err = m.Add(time.Now(), addr, nodemap.Source(source))
@@ -274,6 +276,26 @@ func (c *Conn) AddNodeAddr(addr identity.NodeAddr, source string) error {
 	}
 	return err
 }
+
+// withLinks puts the numbers of links in the place of their names, as packets have them,
+// and leaves out addresses of links that are not there.
+func (c *Conn) withLinks(addrs []netip.AddrPort) []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, a := range addrs {
+		if zone := a.Addr().Zone(); zone != "" && !isNumber(zone) {
+			link, err := net.InterfaceByName(zone)
+			if err != nil {
+				c.log.Debug("an address of a link that is not there", "addr", a, "err", err)
+				continue
+			}
+			a = netip.AddrPortFrom(a.Addr().WithZone(strconv.Itoa(link.Index)), a.Port())
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+func isNumber(s string) bool { _, err := strconv.Atoi(s); return err == nil }
 
 // Forget removes all that is known about a node.
 func (c *Conn) Forget(id identity.NodeID) {

@@ -168,6 +168,10 @@ func (d *Daemon) entry(p config.Peer) localapi.PeerEntry {
 func (d *Daemon) AddPeer(_ context.Context, r localapi.AddRequest) (localapi.AddResult, error) {
 	d.change.Lock()
 	defer d.change.Unlock()
+	d.store.filter.Own = d.store.filter.Own[:0]
+	for _, own := range d.endpoint.Socket().DirectAddrs() {
+		d.store.filter.Own = append(d.store.filter.Own, own.Addr)
+	}
 	p, added, err := d.store.add(r)
 	if err != nil {
 		return localapi.AddResult{}, err

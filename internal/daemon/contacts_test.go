@@ -11,6 +11,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
 // Whatever the host was told to talk to is known by address.
@@ -49,17 +50,20 @@ func TestContacts(t *testing.T) {
 	}
 }
 
-// No peer can be reached at an address of the overlay.
-func TestAddressInThePool(t *testing.T) {
-	s := store{overlay: prefixesOf("fd6e:6f64:6574::/48", "198.18.0.0/16")}
+// An address at which the engine could not reach a peer is refused, and the words say why.
+func TestAddressesOfPeers(t *testing.T) {
+	s := store{filter: nodemap.Filter{TUN: prefixesOf("fd6e:6f64:6574::/48", "198.18.0.0/16")}}
 	id := identity.GenerateSecretKey().NodeID().String()
-	for addr, refused := range map[string]bool{
-		"198.18.5.5:41820": true, "[::ffff:198.18.5.5]:41820": true, "[fd6e:6f64:6574::5]:41820": true,
-		"198.19.5.5:41820": false, "[2001:db8::5]:41820": false,
+	for addr, refused := range map[string]string{
+		"198.18.5.5:41820": "inside the tunnel", "[::ffff:198.18.5.5]:41820": "inside the tunnel", "[fd6e:6f64:6574::5]:41820": "inside the tunnel",
+		"127.0.0.1:41820": "leads back", "[::1]:41820": "leads back", "0.0.0.0:41820": "not the address of a machine", "192.0.2.1:0": "not the address of a machine",
+		"224.0.0.1:41820": "not the address of a machine", "255.255.255.255:41820": "not the address of a machine", "[fe80::5]:41820": "needs the link",
+		"[fe80::5%nosuch0]:41820": "does not have", "[2001:db8::5%lo]:41820": "one link only",
+		"198.19.5.5:41820": "", "[2001:db8::5]:41820": "", "[fe80::5%lo]:41820": "", "169.254.7.7:41820": "", "10.0.0.5:41820": "", "[fd00::5]:41820": "",
 	} {
 		_, _, err := s.parse(localapi.AddRequest{Peer: id, Addrs: []string{addr}})
-		if got := err != nil && strings.Contains(err.Error(), "inside the tunnel"); got != refused {
-			t.Errorf("%s: %v", addr, err)
+		if (err != nil) != (refused != "") || err != nil && !strings.Contains(err.Error(), refused) {
+			t.Errorf("%s: %v, want %q", addr, err, refused)
 		}
 	}
 }

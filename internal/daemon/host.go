@@ -35,7 +35,7 @@ func (d *Daemon) openTable(context.Context) error {
 		saved = nil
 	}
 	d.table = routing.NewTable(d.key.NodeID(), d.pool, saved)
-	d.store.overlay = d.prefixes()
+	d.store.filter.TUN = d.prefixes()
 	return nil
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/nodetun/nodetun/internal/localapi"
 	"github.com/nodetun/nodetun/internal/plaintext"
 	"github.com/nodetun/nodetun/internal/rules"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/routing"
 )
 
@@ -24,15 +26,17 @@ type store struct {
 	zone string
 	// reserved are names that no peer may have.
 	reserved []string
-	// overlay are the prefixes in which no peer can be reached.
-	overlay []netip.Prefix
+	// filter says which addresses the engine will take.
+	filter nodemap.Filter
 }
 
 // newStore serves the state directory of a node.
 func newStore(stateDir string, self identity.NodeID, s *config.Settings) *store {
 	return &store{
 		file: config.NewPeers(stateDir), self: self, zone: strings.TrimSuffix(s.Zone, "."),
-		reserved: []string{ownName(s.Name), hostName()}, overlay: []netip.Prefix{routing.Prefix6()},
+		reserved: []string{ownName(s.Name), hostName()}, filter: nodemap.Filter{
+			TUN: []netip.Prefix{routing.Prefix6()}, Loopback: slices.ContainsFunc(s.Bind, func(a netip.AddrPort) bool { return a.Addr().IsLoopback() }),
+		},
 	}
 }
 
@@ -80,7 +84,7 @@ func (s *store) parse(r localapi.AddRequest) (p config.Peer, given bool, err err
 	}
 	p = config.Peer{ID: addr.ID, Name: r.Name, Relay: addr.Relay}
 	for _, direct := range addr.Direct { // what a ticket says is not the user's word
-		if config.OfMachine(direct) && !s.inOverlay(direct) && !slices.Contains(p.Addrs, direct) && len(p.Addrs) < config.MaxAddrs {
+		if config.OfMachine(direct) && s.filter.Acceptable(direct, nodemap.SourceRelay) && !slices.Contains(p.Addrs, direct) && len(p.Addrs) < config.MaxAddrs {
 			p.Addrs = append(p.Addrs, direct)
 		}
 	}
@@ -89,8 +93,8 @@ func (s *store) parse(r localapi.AddRequest) (p config.Peer, given bool, err err
 		if err != nil {
 			return config.Peer{}, false, err
 		}
-		if s.inOverlay(parsed) {
-			return config.Peer{}, false, fmt.Errorf("%s is an address inside the tunnel (use the one by which other machines reach it)", parsed)
+		if why := s.refusal(parsed); why != "" {
+			return config.Peer{}, false, fmt.Errorf("%s %s", parsed, why)
 		}
 		p.Addrs = append(p.Addrs, parsed)
 	}
@@ -110,8 +114,17 @@ func (s *store) parse(r localapi.AddRequest) (p config.Peer, given bool, err err
 	return p, r.Allow != nil, nil
 }
 
-func (s *store) inOverlay(a netip.AddrPort) bool {
-	return slices.ContainsFunc(s.overlay, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap().WithZone("")) })
+// refusal says why a peer cannot be reached at an address; empty when it can.
+func (s *store) refusal(a netip.AddrPort) string {
+	if why := s.filter.Refusal(a, nodemap.SourceApp); why != "" {
+		return why
+	}
+	if zone := a.Addr().Zone(); zone != "" {
+		if _, err := net.InterfaceByName(zone); err != nil {
+			return "names a link that this machine does not have"
+		}
+	}
+	return ""
 }
 
 // checkName refuses a petname that is malformed or another's.

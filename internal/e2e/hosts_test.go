@@ -368,3 +368,37 @@ func TestNetnsContainerBehind(t *testing.T) {
 		}
 	}
 }
+
+// A bare cable, without any address but the link-local ones that IPv6 makes, is enough.
+func TestNetnsBareCable(t *testing.T) {
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	ours, theirs := nstest.Veth(t, a.NS, "", b.NS, "")
+	linkLocal := func(h *hosttest.Host, dev string) (addr string) {
+		hosttest.Eventually(t, 10*time.Second, "a link-local address", func() error {
+			f := strings.Fields(h.NS.Run(t, "ip", "-o", "-6", "addr", "show", "dev", dev, "scope", "link", "-tentative"))
+			if len(f) < 4 {
+				return errors.New("none yet")
+			}
+			addr, _, _ = strings.Cut(f[3], "/")
+			return nil
+		})
+		return addr
+	}
+	far := linkLocal(b, theirs)
+	linkLocal(a, ours)
+	if out, code := a.Try(t, "peer", "add", b.ID(t), "--addr", "["+far+"]:41820"); code == 0 || !strings.Contains(out, "needs the link") {
+		t.Errorf("without the link: %d\n%s", code, out)
+	}
+	a.Nodetun(t, "peer", "add", b.ID(t), "--name", "bob", "--addr", "["+far+"%"+ours+"]:41820")
+	b.Nodetun(t, "peer", "add", a.ID(t), "--name", "alice")
+	a.Start(t, "--relay", "none")
+	b.Start(t, "--relay", "none")
+	hosttest.Eventually(t, 10*time.Second, "an answer", func() error {
+		if out, code := a.Try(t, "ping", "bob", "-c", "1"); code != 0 {
+			return errors.New(out)
+		}
+		return nil
+	})
+	pings(t, a, "bob.node.internal")
+	says(t, a, "no network address", false)
+}

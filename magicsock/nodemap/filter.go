@@ -21,25 +21,31 @@ var broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 // Acceptable says that a, named by source, may be pinged. IPv4 link-local
 // addresses pass here; [Filter.Select] drops them when there is anything else.
 // An address that a packet really came from (SourceUDP) may be loopback or
-// IPv6 link-local.
-func (f Filter) Acceptable(a netip.AddrPort, source Source) bool {
+// IPv6 link-local, the user may name (SourceApp) an IPv6 link-local one.
+func (f Filter) Acceptable(a netip.AddrPort, source Source) bool { return f.Refusal(a, source) == "" }
+
+// Refusal says why a, named by source, is not acceptable, in words that go on after the
+// address; empty when it is.
+func (f Filter) Refusal(a netip.AddrPort, source Source) string {
 	ip := a.Addr().Unmap()
-	if a.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip == broadcast4 {
-		return false
-	}
-	if source != SourceUDP {
-		if ip.IsLoopback() && !f.Loopback {
-			return false
-		}
-		if ip.Zone() != "" || (ip.Is6() && ip.IsLinkLocalUnicast()) {
-			return false
-		}
-	}
-	if slices.Contains(f.Own, netip.AddrPortFrom(ip, a.Port())) {
-		return false
+	linkLocal6 := ip.Is6() && ip.IsLinkLocalUnicast()
+	switch {
+	case a.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip == broadcast4:
+		return "is not the address of a machine"
+	case source != SourceUDP && ip.IsLoopback() && !f.Loopback:
+		return "leads back to this machine"
+	case source == SourceApp && linkLocal6 && ip.Zone() == "":
+		return "needs the link by which it is reached, as in [fe80::1%eth0]:41820"
+	case source != SourceUDP && source != SourceApp && linkLocal6, source != SourceUDP && !linkLocal6 && ip.Zone() != "":
+		return "is of use on one link only"
+	case slices.Contains(f.Own, netip.AddrPortFrom(ip, a.Port())):
+		return "is this machine's own"
 	}
 	bare := ip.WithZone("")
-	return !slices.ContainsFunc(f.TUN, func(p netip.Prefix) bool { return p.Contains(bare) })
+	if slices.ContainsFunc(f.TUN, func(p netip.Prefix) bool { return p.Contains(bare) }) {
+		return "is an address inside the tunnel (use the one by which other machines reach it)"
+	}
+	return ""
 }
 
 // Select returns the acceptable ones of addrs, unmapped, without duplicates, in
