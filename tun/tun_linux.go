@@ -106,7 +106,11 @@ func attachError(name string, err error) error {
 	return fmt.Errorf("create TUN device %s: %w", name, err)
 }
 
-// setUp fixes the byte order of the header and sets the MTU.
+// queueLen is how many packets of the host wait to be read, as many as on an Ethernet
+// interface; by itself a TUN device has room for half as many.
+const queueLen = 1000
+
+// setUp fixes the byte order of the header and sets MTU and queue.
 func (d *Device) setUp(mtu int) error {
 	var err error
 	control := d.raw.Control(func(fd uintptr) {
@@ -116,7 +120,9 @@ func (d *Device) setUp(mtu int) error {
 		var ifr *unix.Ifreq
 		if ifr, err = unix.NewIfreq(d.name); err == nil {
 			ifr.SetUint32(uint32(mtu))
-			err = setMTU(ifr)
+			err = configure(ifr, unix.SIOCSIFMTU)
+			ifr.SetUint32(queueLen)
+			_ = configure(ifr, unix.SIOCSIFTXQLEN) // a shorter queue works as well
 		}
 	})
 	if err := errors.Join(control, err); err != nil {
@@ -125,15 +131,15 @@ func (d *Device) setUp(mtu int) error {
 	return nil
 }
 
-// setMTU asks for the MTU by a socket of its own: the TUN descriptor does not
-// know this call.
-func setMTU(ifr *unix.Ifreq) error {
+// configure makes a call about the interface by a socket of its own: the TUN descriptor
+// does not know it.
+func configure(ifr *unix.Ifreq, call uint) error {
 	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(sock)
-	return unix.IoctlIfreq(sock, unix.SIOCSIFMTU, ifr)
+	return unix.IoctlIfreq(sock, call, ifr)
 }
 
 // Name is the name of the interface, as the kernel gave it.

@@ -18,7 +18,7 @@ const (
 	dropCarrier                       // TCP as packets, from a peer that must use streams
 	dropFragment                      // a fragment that waits, overlaps or is too much (S14)
 	dropDecode                        // a datagram that does not decode
-	dropQueue                         // a queue was full
+	dropQueue                         // a queue was full, or too slow
 	dropNoPeer                        // the address belongs to no peer
 	dropForeign                       // the host sent from an address not its overlay address
 	dropLocal                         // multicast and the like of this host

@@ -49,7 +49,7 @@ func (s *session) sendPacket(ip []byte) {
 // queue hands a frame to the writer, which gives it back to the pool.
 func (s *session) queue(frame *[]byte) {
 	select {
-	case s.out <- frame:
+	case s.out <- queued{frame, time.Now()}:
 	default:
 		frames.Put(frame)
 		s.peer.engine.count.drop(dropQueue)
@@ -63,9 +63,13 @@ func (s *session) writeDatagrams(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case frame := <-s.out:
-			s.sendFrame(*frame)
-			frames.Put(frame)
+		case q := <-s.out:
+			if time.Since(q.at) < datagramAge {
+				s.sendFrame(*q.frame)
+			} else {
+				s.peer.engine.count.drop(dropQueue)
+			}
+			frames.Put(q.frame)
 		}
 	}
 }

@@ -31,7 +31,7 @@ type session struct {
 	ends     wire.Ends
 
 	flows   atomic.Int64 // TCP flows on this connection
-	out     chan *[]byte // datagrams to send, drop when full
+	out     chan queued // datagrams to send, drop when full
 	splitID atomic.Uint32
 	joiner  wire.Joiner // only readDatagrams uses it
 	pings   pings
@@ -43,9 +43,19 @@ type session struct {
 	closing  sync.Once
 }
 
-// datagramQueue is how many packets a session holds; what does not fit is dropped, as
-// a full interface queue does.
-const datagramQueue = 256
+// datagramQueue is how many packets a session holds, a burst of a program that sends
+// large ones; what does not fit is dropped. So is what has waited for datagramAge: on a
+// slow path a full queue would delay all that comes behind it.
+const (
+	datagramQueue = 2048
+	datagramAge   = 250 * time.Millisecond
+)
+
+// queued is one datagram in the queue.
+type queued struct {
+	frame *[]byte
+	at    time.Time
+}
 
 func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, replaces bool) (*session, error) {
 	ends, ok := p.engine.ends(p.id)
@@ -54,7 +64,7 @@ func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, rep
 	}
 	return &session{
 		peer: p, conn: conn, dialler: dialler, replaces: replaces, ends: ends,
-		out: make(chan *[]byte, datagramQueue), messages: newOutbox(),
+		out: make(chan queued, datagramQueue), messages: newOutbox(),
 	}, nil
 }
 
