@@ -28,14 +28,16 @@
 //   - resolved: systemd-resolved over D-Bus, for the zone and the reverse zones
 //     only (routing domains of our link);
 //   - file: a marked block of one line in resolv.conf, first of the nameservers;
-//     every other line, also those edited meanwhile, stays;
+//     every other line, also those edited meanwhile, stays, but the option rotate is
+//     out of force, by which others would be asked first;
 //   - none: nothing is touched;
 //   - auto: resolved when it runs and resolv.conf points to it, else nothing,
 //     with an advice in the Report.
 //
-// Some C libraries (musl) ask all nameservers of resolv.conf at once and take
-// the first answer. In mode file they may hear from another server that our
-// names do not exist.
+// The other nameservers stay behind ours, so that a node that was killed takes nobody's
+// names with it. musl, the C library of Alpine and OpenWrt, asks all nameservers at once
+// and believes the first: on its hosts (Musl) ours is alone in the file. A program that
+// brings musl to another host may hear that our names do not exist.
 //
 // # Concurrency
 //

@@ -14,6 +14,7 @@ func (s *Server) Reply(ctx context.Context, req *dns.Msg) *dns.Msg { return s.re
 var (
 	AddBlocks   = addBlocks
 	StripBlocks = stripBlocks
+	UsesMusl    = usesMusl
 )
 
 // ReverseZones is reverseZones.

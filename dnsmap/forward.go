@@ -114,31 +114,45 @@ func (f *forwarder) exchange(ctx context.Context, req *dns.Msg) (m *dns.Msg, ok 
 
 var errWrongQuestion = errors.New("answer to another question")
 
-// askServer asks by UDP and, when the answer did not fit, again by TCP. The
-// question goes as it came, EDNS included, under another id.
+// askServer asks by UDP and, when the answer did not fit or made no sense, again by
+// TCP. The question goes as it came, EDNS included, under another id. A cut answer is
+// better than none: whoever asked may do with it what it likes.
 func askServer(ctx context.Context, server string, req *dns.Msg) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
+	cut, err := askBy(ctx, "udp", server, req)
+	var malformed *dns.Error
+	if err != nil && !errors.As(err, &malformed) || err == nil && !cut.Truncated {
+		return cut, err
+	}
+	whole, tcpErr := askBy(ctx, "tcp", server, req)
+	if tcpErr != nil && cut != nil {
+		return cut, nil
+	}
+	return whole, tcpErr
+}
+
+// askBy asks once. The error is a *dns.Error for an answer that makes no sense.
+func askBy(ctx context.Context, network, server string, req *dns.Msg) (*dns.Msg, error) {
 	q := req.Copy()
-	var r *dns.Msg
-	for _, network := range []string{"udp", "tcp"} {
-		q.Id = dns.Id()
-		client := dns.Client{Net: network, Timeout: tryTimeout}
-		var err error
-		if r, _, err = client.ExchangeContext(ctx, q, server); err != nil {
-			return nil, err
-		}
-		if !r.Response || !sameQuestion(r, q) {
-			return nil, errWrongQuestion
-		}
-		if !r.Truncated {
-			break
-		}
+	q.Id = dns.Id()
+	client := dns.Client{Net: network, Timeout: tryTimeout, UDPSize: dns.MaxMsgSize} // some send more than was offered
+	r, _, err := client.ExchangeContext(ctx, q, server)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Response || !sameQuestion(r, q) {
+		return nil, errWrongQuestion
 	}
 	return r, nil
 }
 
+// sameQuestion takes an error without a question too: servers that do not know EDNS
+// send one.
 func sameQuestion(r, q *dns.Msg) bool {
+	if len(r.Question) == 0 {
+		return r.Rcode == dns.RcodeFormatError || r.Rcode == dns.RcodeNotImplemented
+	}
 	return len(r.Question) == 1 && r.Question[0].Qtype == q.Question[0].Qtype &&
 		r.Question[0].Qclass == q.Question[0].Qclass && strings.EqualFold(r.Question[0].Name, q.Question[0].Name)
 }

@@ -42,11 +42,12 @@ func FuzzReply(f *testing.F) {
 
 // Whatever resolv.conf holds, what we add can be taken out again.
 func FuzzResolvConf(f *testing.F) {
-	f.Add([]byte("nameserver 192.0.2.1\nsearch example.org\n"), true)
-	f.Add([]byte("# nodetun begin (the next line is removed when nodetun stops)\nnameserver 1.2.3.4\n# nodetun end"), false)
-	f.Add([]byte("domain"), true)
+	f.Add([]byte("nameserver 192.0.2.1\nsearch example.org\n"), true, true)
+	f.Add([]byte("options ndots:2 rotate\nnameserver 192.0.2.1"), false, false)
+	f.Add([]byte("# nodetun begin (the next line is removed when nodetun stops)\nnameserver 1.2.3.4\n# nodetun end"), false, false)
+	f.Add([]byte("domain"), true, true)
 	server := netip.MustParseAddr("127.0.0.153")
-	f.Fuzz(func(t *testing.T, content []byte, search bool) {
+	f.Fuzz(func(t *testing.T, content []byte, search, alone bool) {
 		base := dnsmap.StripBlocks(content)
 		if again := dnsmap.StripBlocks(base); len(again) < len(base) {
 			base = again // marks that only met when other lines were gone
@@ -58,7 +59,7 @@ func FuzzResolvConf(f *testing.F) {
 		if search {
 			domain = "node.internal"
 		}
-		got := dnsmap.StripBlocks(dnsmap.AddBlocks(base, server, domain))
+		got := dnsmap.StripBlocks(dnsmap.AddBlocks(base, server, domain, alone))
 		if search && len(base) > 0 && base[len(base)-1] != '\n' {
 			base = append(slices.Clone(base), '\n')
 		}

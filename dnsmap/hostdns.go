@@ -79,6 +79,8 @@ type HostConfig struct {
 	// Managed allows mode file to change a resolv.conf that is a link into the
 	// directory of a program such as systemd-resolved.
 	Managed bool
+	// Alone leaves no other server in resolv.conf in mode file: see Musl.
+	Alone bool
 	// StatePath keeps what was changed, for Restore after a crash; empty keeps
 	// nothing.
 	StatePath string

@@ -9,18 +9,34 @@ import (
 	"strings"
 )
 
-// The lines around what we add to resolv.conf. They are comments for every
-// reader of that file.
+// The lines around what we add to resolv.conf, and what begins a line of others that is
+// out of force while we run. They are comments for every reader of that file.
 const (
 	markBegin = "# nodetun begin (the next line is removed when nodetun stops)"
 	markEnd   = "# nodetun end"
+	markHides = "# nodetun hides: "
 )
 
 // addBlocks puts our nameserver in front of the file, so that it is asked
-// first, and the search list, if wanted, at its end, where the last one counts.
-func addBlocks(base []byte, server netip.Addr, search string) []byte {
+// first, and the search list, if wanted, at its end, where the last one counts. The
+// option rotate, by which others would be asked first, is taken out; if ours is to be
+// alone the other nameservers are too.
+func addBlocks(base []byte, server netip.Addr, search string, alone bool) []byte {
 	out := fmt.Appendf(nil, "%s\nnameserver %s\n%s\n", markBegin, server, markEnd)
-	out = append(out, base...)
+	for line := range bytes.Lines(base) {
+		f := strings.Fields(string(line))
+		switch {
+		case alone && len(f) > 1 && f[0] == "nameserver":
+			out = append(out, markHides...)
+		case len(f) > 1 && f[0] == "options" && slices.Contains(f, "rotate"):
+			rest := slices.DeleteFunc(f, func(option string) bool { return option == "rotate" })
+			if len(rest) > 1 {
+				out = fmt.Appendf(out, "%s\n%s\n%s\n", markBegin, strings.Join(rest, " "), markEnd)
+			}
+			out = append(out, markHides...)
+		}
+		out = append(out, line...)
+	}
 	if search == "" {
 		return out
 	}
@@ -32,7 +48,8 @@ func addBlocks(base []byte, server netip.Addr, search string) []byte {
 }
 
 // stripBlocks removes our marks and the line that follows each first mark, if
-// it is of the kind we write. Everything else stays, whoever wrote it.
+// it is of the kind we write, and brings back what was hidden. Everything else stays,
+// whoever wrote it.
 func stripBlocks(content []byte) []byte {
 	var out []byte
 	after := false // the line before was markBegin
@@ -43,9 +60,9 @@ func stripBlocks(content []byte) []byte {
 			after = true
 			continue
 		case text == markEnd:
-		case after && (strings.HasPrefix(text, "nameserver ") || strings.HasPrefix(text, "search ")):
+		case after && slices.ContainsFunc([]string{"nameserver ", "search ", "options "}, func(kind string) bool { return strings.HasPrefix(text, kind) }):
 		default:
-			out = append(out, line...)
+			out = append(out, bytes.TrimPrefix(line, []byte(markHides))...)
 		}
 		after = false
 	}

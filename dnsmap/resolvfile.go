@@ -82,7 +82,7 @@ func (r *resolvFile) apply(context.Context) (changed bool, err error) {
 	}
 	base := stripBlocks(current)
 	r.learn(base)
-	want := addBlocks(base, r.cfg.Server.Addr(), r.search())
+	want := addBlocks(base, r.cfg.Server.Addr(), r.search(), r.cfg.Alone)
 	there := bytes.Equal(current, want)
 	if there && r.written != nil && r.written.Path == path {
 		return false, nil

@@ -143,7 +143,7 @@ func (d *Daemon) setUpNames(ctx context.Context) error {
 	d.undo.add(d.server.Close)
 	host, err := dnsmap.NewHost(dnsmap.HostConfig{
 		Mode: mode, Link: d.link.Name(), Zone: s.Zone, Search: s.Search, Prefixes: d.prefixes(), Server: at,
-		StatePath: d.statePath(), OnServers: d.server.SetForward, Logger: d.log,
+		Alone: dnsmap.Musl(), StatePath: d.statePath(), OnServers: d.server.SetForward, Logger: d.log,
 	})
 	if err != nil {
 		return err

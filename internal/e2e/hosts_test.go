@@ -3,10 +3,13 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -401,4 +404,80 @@ func TestNetnsBareCable(t *testing.T) {
 	})
 	pings(t, a, "bob.node.internal")
 	says(t, a, "no network address", false)
+}
+
+// A node that was killed takes nobody's names with it: the servers of the host are asked
+// behind ours. While it runs its names are found whatever the options say.
+func TestNetnsKilledKeepsNames(t *testing.T) {
+	r := startRelay(t)
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	r.plug(t, a, "10.0.0.1/24")
+	r.plug(t, b, "10.0.0.2/24")
+	hosttest.Befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820", "--allow", "all")
+	publicDNS(t, r.Host)
+	conf := filepath.Join("/etc/netns", a.NS.Name, "resolv.conf")
+	const before = "options timeout:1 rotate\nnameserver 10.0.0.254\nnameserver 10.0.0.254\nnameserver 10.0.0.254"
+	if err := os.WriteFile(conf, []byte(before), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	public := func() error {
+		out, err := a.NS.Try("getent", "ahostsv4", "www.example.com")
+		if err != nil || !strings.Contains(out, "192.0.2.80") {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		return nil
+	}
+	hosttest.Eventually(t, 10*time.Second, "a public name without nodetun", public)
+	a.Start(t, "--relay", "none")
+	for range 12 {
+		a.NS.Run(t, "getent", "ahosts", "bob.node.internal")
+	}
+	if err := public(); err != nil {
+		t.Error(err)
+	}
+	a.Up.Signal(syscall.SIGKILL)
+	a.Up.Wait(t, 10*time.Second)
+	if err := public(); err != nil {
+		t.Errorf("after kill -9: %v", err)
+	}
+	a.Nodetun(t, "down")
+	if after, err := os.ReadFile(conf); err != nil || string(after) != before {
+		t.Errorf("resolv.conf: %q, %v", after, err)
+	}
+}
+
+// publicDNS answers 192.0.2.80 to every question by UDP but those for our zone, on
+// 10.0.0.254 of the host.
+func publicDNS(t *testing.T, h *hosttest.Host) {
+	t.Helper()
+	var conn net.PacketConn
+	h.NS.Do(t, func() {
+		var err error
+		if conn, err = net.ListenPacket("udp", "10.0.0.254:53"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			end := 12 + bytes.IndexByte(buf[12:n], 0) + 5 // of the question
+			q := slices.Clone(buf[:end])
+			copy(q[2:], []byte{0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0})
+			switch {
+			case bytes.Contains(q, []byte("internal")):
+				q[3] |= 3 // NXDOMAIN
+			case q[end-3] == 1: // A
+				q[7] = 1
+				q = append(q, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 80)
+			}
+			_, _ = conn.WriteTo(q, from)
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
 }

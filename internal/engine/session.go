@@ -31,7 +31,7 @@ type session struct {
 	ends     wire.Ends
 
 	flows   atomic.Int64 // TCP flows on this connection
-	out     chan queued // datagrams to send, drop when full
+	out     chan queued  // datagrams to send, drop when full
 	splitID atomic.Uint32
 	joiner  wire.Joiner // only readDatagrams uses it
 	pings   pings
