@@ -31,8 +31,8 @@
 //     every other line, also those edited meanwhile, stays, but the option rotate is
 //     out of force, by which others would be asked first;
 //   - none: nothing is touched;
-//   - auto: resolved when it runs and resolv.conf points to it, else nothing,
-//     with an advice in the Report.
+//   - auto: resolved when it runs and resolv.conf points to it; file when resolv.conf is
+//     a file that no program manages; else nothing, with an advice in the Report.
 //
 // The other nameservers stay behind ours, so that a node that was killed takes nobody's
 // names with it. musl, the C library of Alpine and OpenWrt, asks all nameservers at once

@@ -29,6 +29,9 @@ var (
 	// ErrManaged is wrapped in mode file when resolv.conf belongs to another
 	// program that would overwrite it.
 	ErrManaged = errors.New("resolv.conf is managed")
+	// ErrPort is wrapped in mode file when the server does not listen on port 53, the
+	// only one that resolv.conf can mean.
+	ErrPort = errors.New("resolv.conf names port 53 only")
 	// ErrNoResolved is wrapped in mode resolved when systemd-resolved does not
 	// run in this network namespace.
 	ErrNoResolved = errors.New("systemd-resolved is not running")
@@ -167,7 +170,12 @@ func (h *HostDNS) Apply(ctx context.Context) (Report, error) {
 		return h.use(ctx, ModeResolved, newResolved(h.cfg))
 	}
 	if !pointsToResolved(h.cfg.ResolvConf) {
-		return Report{Mode: ModeNone, Advice: h.advice()}, nil
+		report, err := h.use(ctx, ModeFile, newResolvFile(h.cfg))
+		if errors.Is(err, ErrManaged) {
+			h.cfg.Logger.Info("resolv.conf is left alone", "err", err)
+			return Report{Mode: ModeNone, Advice: h.advice()}, nil
+		}
+		return report, err
 	}
 	report, err := h.use(ctx, ModeResolved, newResolved(h.cfg))
 	if err != nil {

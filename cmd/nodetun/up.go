@@ -189,6 +189,9 @@ func showReady(p *printer, s localapi.Status, ticket localapi.Ticket) {
 		{"name", s.Self.FQDN},
 		{"addresses", s.Self.IPv6 + ipv4},
 	})
+	if s.Self.DNS == "file" {
+		p.linef("names in %s resolve: /etc/resolv.conf asks this node first (to leave the file alone: --dns none)", s.Self.Zone)
+	}
 	p.linef("to be reached from another machine, add its id here and run there:")
 	showTicket(p, ticket)
 	for _, h := range s.Health {

@@ -245,6 +245,7 @@ func (d *Daemon) reloadPeers() error {
 // Reload implements localapi.Backend: peers and the log level are read again;
 // all other settings take a new start.
 func (d *Daemon) Reload(context.Context) error {
+	d.resolver.again()
 	err := d.reload()
 	if err != nil {
 		d.troubles.set(aboutReload, "the last reload failed, all stays as it was: "+oneLine(err), "mend the file, then reload again (kill -HUP)")

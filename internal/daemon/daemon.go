@@ -67,8 +67,7 @@ type Daemon struct {
 	names    *dnsmap.Names
 	link     *link
 	host     *routing.Host
-	server   *dnsmap.Server // nil: names do not resolve, dnsFail says why
-	hostDNS  *dnsmap.HostDNS
+	resolver *resolver
 	// engine is made last; until then the endpoint admits nobody.
 	engine  *engine.Engine
 	admits  atomic.Pointer[engine.Engine]
@@ -82,8 +81,6 @@ type Daemon struct {
 	selfChecked time.Time  // when the last one ended
 
 	// What setting up the host found; it stays as it is.
-	dns      dnsmap.Report
-	dnsFail  error
 	poolFail error
 
 	// change makes changes of the list of peers one at a time, from the file to
@@ -167,12 +164,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 		return d.engine.Run(ctx)
 	})
 	group.Go(func() error { return d.host.Run(ctx) })
-	if d.server != nil {
-		group.Go(func() error { return d.server.Run(ctx) })
-	}
-	if d.hostDNS != nil {
-		group.Go(func() error { return d.hostDNS.Run(ctx) })
-	}
+	group.Go(func() error { return d.resolver.Run(ctx) })
 	if d.metrics != nil {
 		group.Go(func() error { return metrics.Serve(ctx, d.metrics, d.gather) })
 	}

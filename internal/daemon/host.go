@@ -107,57 +107,13 @@ func (d *Daemon) addrs() []netip.Prefix {
 	return list
 }
 
-// resolverAddr is where the resolver listens if it can.
-const resolverAddr = "127.0.0.153:53"
-
-func (d *Daemon) resolverAddrs() []string {
-	list := []string{resolverAddr}
-	for _, p := range d.addrs() {
-		list = append(list, netip.AddrPortFrom(p.Addr(), 53).String())
-	}
-	return list
-}
-
-// resolverTimeout bounds how long a start waits for the host's resolver.
-const resolverTimeout = 1500 * time.Millisecond
-
-// setUpNames starts to listen for questions and tells the host's resolver. A
-// host without names still has addresses: status says what is missing.
-func (d *Daemon) setUpNames(ctx context.Context) error {
-	s := &d.cfg.Settings
-	mode, err := dnsmap.ParseMode(s.DNS)
-	if err != nil {
+// setUpNames starts to listen for questions and tells the host's resolver.
+func (d *Daemon) setUpNames(ctx context.Context) (err error) {
+	if d.resolver, err = newResolver(d); err != nil {
 		return err
 	}
-	d.server, err = dnsmap.NewServer(dnsmap.Config{
-		Listen: d.resolverAddrs(), Names: d.names, Lookup: d.lookup, Reverse: d.table.Lookup, Prefixes: d.prefixes(), Logger: d.log,
-	})
-	if err != nil {
-		return err
-	}
-	at, err := d.server.Listen()
-	if err != nil {
-		d.server, d.dnsFail = nil, err
-		return nil
-	}
-	d.undo.add(d.server.Close)
-	host, err := dnsmap.NewHost(dnsmap.HostConfig{
-		Mode: mode, Link: d.link.Name(), Zone: s.Zone, Search: s.Search, Prefixes: d.prefixes(), Server: at,
-		Alone: dnsmap.Musl(), StatePath: d.statePath(), OnServers: d.server.SetForward, Logger: d.log,
-	})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolverTimeout)
-	defer cancel()
-	report, err := host.Apply(ctx)
-	if err != nil {
-		d.dnsFail = errors.Join(err, host.Undo())
-		return nil
-	}
-	d.undo.add(host.Undo)
-	d.hostDNS, d.dns = host, report
-	return nil
+	d.undo.add(d.resolver.undo)
+	return d.resolver.setUp(ctx)
 }
 
 // lookup is the resolver's way to addresses: peers have theirs, any other

@@ -57,7 +57,7 @@ func (d *Daemon) Self(context.Context) (localapi.Self, error) {
 	own := d.table.Self()
 	self := localapi.Self{
 		ID: own.ID, Name: ownName(d.cfg.Settings.Name), FQDN: d.names.FQDN(own.ID), IPv6: own.V6.String(), IPv4: text(own.V4),
-		Version: d.cfg.Version, PID: &pid, UptimeS: &uptime, DirectAddresses: []string{}, Zone: d.names.Zone(),
+		Version: d.cfg.Version, PID: &pid, UptimeS: &uptime, DirectAddresses: []string{}, Zone: d.names.Zone(), DNS: d.resolver.works(),
 	}
 	for _, addr := range d.endpoint.Socket().DirectAddrs() {
 		self.DirectAddresses = append(self.DirectAddresses, addr.Addr.String())
@@ -158,7 +158,7 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	for _, problem := range d.host.Problems() {
 		warn(problem.Text, problem.Fix)
 	}
-	d.namesHealth(warn)
+	d.resolver.health(warn)
 	for _, key := range d.cfg.Settings.Inert() {
 		warn(fmt.Sprintf("the setting %q does nothing in this version", key), "remove it, or read docs/cli.md")
 	}
@@ -218,20 +218,6 @@ func (d *Daemon) relayHealth(warn func(what, fix string)) {
 		if relay.State != relayactor.StateConnected && relay.LastError != "" {
 			warn(fmt.Sprintf("relay %s: %s", relay.URL, identity.Clean(relay.LastError, 200)), "it is tried again by itself")
 		}
-	}
-}
-
-// namesHealth tells why names do not resolve.
-func (d *Daemon) namesHealth(warn func(what, fix string)) {
-	switch {
-	case d.dnsFail != nil:
-		warn("names do not resolve: "+oneLine(d.dnsFail), "use the addresses that `nodetun ip <peer>` prints")
-	case d.dns.Advice != "" && d.cfg.Settings.DNS != string(dnsmap.ModeNone):
-		what, fix, found := strings.Cut(d.dns.Advice, ": ")
-		if !found {
-			what, fix = "names do not resolve by themselves on this host", d.dns.Advice
-		}
-		warn(what, fix)
 	}
 }
 

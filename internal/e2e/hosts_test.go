@@ -481,3 +481,73 @@ func publicDNS(t *testing.T, h *hosttest.Host) {
 	}()
 	t.Cleanup(func() { conn.Close(); <-done })
 }
+
+// Another server has port 53: status names it and where it can ask this node, that would
+// work at once, and names resolve soon after the port is free.
+func TestNetnsPort53(t *testing.T) {
+	nstest.Require(t, "dig")
+	a, b := pairStopped(t)
+	hold := func() (port net.PacketConn) {
+		a.NS.Do(t, func() {
+			var err error
+			if port, err = net.ListenPacket("udp", "[::]:53"); err != nil {
+				t.Fatal(err)
+			}
+		})
+		return port
+	}
+	names := func(within time.Duration) {
+		t.Helper()
+		hosttest.Eventually(t, within, "names resolve", func() error {
+			out, err := a.NS.Try("getent", "ahosts", "bob.node.internal")
+			if err != nil {
+				return errors.New(out)
+			}
+			return nil
+		})
+	}
+	port := hold()
+	a.Start(t, "--relay", "none")
+	b.Start(t, "--relay", "none")
+	says(t, a, fmt.Sprintf("names do not resolve: port 53 is taken by e2e.test (process %d)", os.Getpid()), true)
+	says(t, a, "127.0.0.153, port 53820", true)
+	if out := a.NS.Run(t, "dig", "+short", "+time=2", "@127.0.0.153", "-p", "53820", "bob.node.internal", "A"); !strings.HasPrefix(out, "198.18.") {
+		t.Errorf("at the port that status names: %q", out)
+	}
+	port.Close()
+	names(15 * time.Second)
+	says(t, a, "names do not resolve", false)
+	a.Stop(t)
+
+	// With SIGHUP nobody waits.
+	port = hold()
+	a.Start(t, "--relay", "none")
+	port.Close()
+	a.Up.Signal(syscall.SIGHUP)
+	names(3 * time.Second)
+}
+
+// On a host whose resolv.conf nobody manages names resolve after `up` alone, and `up`
+// says so.
+func TestNetnsNamesByThemselves(t *testing.T) {
+	a, b := pairStopped(t)
+	conf := filepath.Join("/etc/netns", a.NS.Name, "resolv.conf")
+	up := a.Spawn(t, append([]string{hosttest.Program(), "up", "--relay", "none"}, a.Flags...)...)
+	b.Start(t, "--relay", "none")
+	bob := b.ID(t)
+	hosttest.Eventually(t, 10*time.Second, "the name of a peer", func() error {
+		out, err := a.NS.Try("getent", "ahosts", bob+".node.internal")
+		if err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if out := up.Output(); !strings.Contains(out, "/etc/resolv.conf asks this node first") || !strings.Contains(out, "--dns none") {
+		t.Errorf("up said:\n%s", out)
+	}
+	a.Nodetun(t, "down")
+	up.Wait(t, 10*time.Second)
+	if after, err := os.ReadFile(conf); err != nil || string(after) != "# empty\n" {
+		t.Errorf("resolv.conf: %q, %v", after, err)
+	}
+}

@@ -77,6 +77,8 @@ type Self struct {
 	UDP             *bool    `json:"udp"`
 	DirectAddresses []string `json:"direct_addresses"`
 	Zone            string   `json:"zone"`
+	// DNS is how programs of this host learn names: resolved, file, or none.
+	DNS string `json:"dns"`
 }
 
 // Peer is one row of the status.
