@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -16,10 +17,10 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/netmon"
+	"github.com/nodetun/nodetun/internal/proxies"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/relayactor"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
-	"github.com/nodetun/nodetun/relay/relayclient"
 )
 
 // Errors of AddNodeAddr.
@@ -79,6 +80,9 @@ type Config struct {
 	STUN []string
 	// Punch says how hard to try to get through NATs.
 	Punch nodemap.Punch
+	// Proxy names the proxy for a URL, see relayclient.Config. Nil: that of the
+	// environment, and none above an Underlay.
+	Proxy func(*url.URL) *url.URL
 	// NoPortmap asks no router for a port.
 	NoPortmap bool
 	// InsecureRelayTLS accepts any certificate of a relay. For tests.
@@ -158,6 +162,9 @@ func New(cfg Config) (*Conn, error) {
 			return nil, err
 		}
 	}
+	if cfg.Proxy == nil && cfg.Underlay == nil {
+		cfg.Proxy = proxies.New("").For
+	}
 	var c *Conn
 	socks, err := under.Open(udpconn.Config{
 		Bind4: cfg.Bind4, Bind6: cfg.Bind6, Mark: cfg.Fwmark, Logger: cfg.Logger,
@@ -187,16 +194,12 @@ func New(cfg Config) (*Conn, error) {
 	c.paths = newPaths(nodemap.New(nodemap.Config{
 		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch, Detour: c.tunnels.detour,
 	}), cfg.TunPrefixes)
-	proxy := relayclient.ProxyFromEnvironment
-	if cfg.Underlay != nil {
-		proxy = nil
-	}
 	c.relays = relayactor.New(relayactor.Config{
 		Key: cfg.Key, Logger: cfg.Logger,
 		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged, LinkChanged: c.relayLink,
 		Control:    udpconn.MarkControl(cfg.Fwmark, cfg.Logger),
 		Configured: cfg.Relays, Tokens: cfg.RelayTokens, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
-		Dial: under.DialTCP, Proxy: proxy,
+		Dial: under.DialTCP, Proxy: cfg.Proxy,
 	})
 	c.relays.Prefer(cfg.Relays)
 	c.punch = newPuncher(c)

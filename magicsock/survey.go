@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
@@ -75,9 +76,9 @@ func newSurvey(c *Conn) *survey {
 	for _, url := range c.cfg.Relays {
 		relays = append(relays, relay.Node{URL: url, STUNPort: relay.DefaultSTUNPort})
 	}
-	proxy := http.ProxyFromEnvironment
-	if c.cfg.Underlay != nil {
-		proxy = nil
+	var proxy func(*http.Request) (*url.URL, error)
+	if c.cfg.Proxy != nil {
+		proxy = func(r *http.Request) (*url.URL, error) { return c.cfg.Proxy(r.URL), nil }
 	}
 	s.checker = netcheck.New(netcheck.Config{
 		Send:   func(b []byte, to netip.AddrPort) error { return c.write(b, 0, 0, to) },

@@ -75,6 +75,9 @@ func showNetcheck(p *printer, n localapi.Netcheck) {
 		{"captive portal", n.CaptivePortal.String()},
 		{"nearest relay", orDash(&preferred)},
 	})
+	for _, proxy := range n.Proxies {
+		p.linef("relays are reached by the proxy %s, as %s says", proxy.URL, proxy.From)
+	}
 	for _, link := range n.LinksLeftOut {
 		p.linef("the addresses of %s are not used: it is %s", link.Name, link.Why)
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/proxies"
 )
 
 // setting is one key of nodetun.toml.
@@ -49,6 +50,7 @@ func settings() []setting {
 		{key: "portmap", set: flag(func(s *Settings) *bool { return &s.Portmap })},
 		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS }), means: []any{false}},
 		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT }), means: []any{false}},
+		{key: "proxy", set: setProxy},
 		{key: "fwmark", set: setFwmark},
 		{key: "session_timeout", set: setTimeout},
 		{key: "metrics_addr", set: setMetrics},
@@ -231,6 +233,20 @@ func setPool(s *Settings, value any) error {
 		return fmt.Errorf("%q is no IPv4 prefix (use one such as 10.214.0.0/16, or none)", v)
 	}
 	s.IPv4Pool = v
+	return nil
+}
+
+func setProxy(s *Settings, value any) error {
+	v, err := asText(value)
+	if err != nil {
+		return err
+	}
+	if v != "" {
+		if _, err := proxies.Parse(v); err != nil {
+			return fmt.Errorf("%w", err)
+		}
+	}
+	s.Proxy = v
 	return nil
 }
 

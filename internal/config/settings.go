@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
@@ -60,6 +61,8 @@ type Settings struct {
 	Portmap bool
 	MDNS    bool
 	DHT     bool
+	// Proxy is the URL of the proxy for relays, empty for that of the environment.
+	Proxy string
 	// Fwmark is the firewall mark of what leaves outside the tunnel, 0 for none.
 	Fwmark uint32
 	// SessionTimeout ends a connection from which nothing came.
@@ -120,14 +123,21 @@ func Load(path string) (Settings, error) {
 			return Settings{}, doc.errorAt(key, err)
 		}
 	}
+	secret := ""
 	if s.RelayToken != "" {
-		info, err := os.Stat(path)
-		if err != nil {
-			return Settings{}, err
-		}
-		if othersCanRead(info.Mode()) {
-			return Settings{}, doc.errorAt("relay_token", fmt.Errorf("others can read this secret (try: chmod 600 %s)", path))
-		}
+		secret = "relay_token"
+	} else if u, err := url.Parse(s.Proxy); err == nil && u.User != nil {
+		secret = "proxy"
+	}
+	if secret == "" {
+		return s, nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return Settings{}, err
+	}
+	if othersCanRead(info.Mode()) {
+		return Settings{}, doc.errorAt(secret, fmt.Errorf("others can read this secret (try: chmod 600 %s)", path))
 	}
 	return s, nil
 }

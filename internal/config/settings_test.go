@@ -57,6 +57,7 @@ punch = "normal"
 portmap = false
 mdns = false
 dht = true
+proxy = "socks5://proxy.example.org:1080"
 fwmark = "0x123"
 session_timeout = "30m"
 metrics_addr = "off"
@@ -68,7 +69,7 @@ log_format = "json"
 	}
 	if s.Name != "laptop" || s.Zone != "node.example" || !s.Search || s.OnDemand != "off" || s.Port != 0 || s.DNS != "file" ||
 		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.Portmap ||
-		s.SessionTimeout != 30*time.Minute || s.Fwmark != 0x123 || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
+		s.SessionTimeout != 30*time.Minute || s.Fwmark != 0x123 || s.Proxy != "socks5://proxy.example.org:1080" || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
 		t.Errorf("got %+v", s)
 	}
 	if len(s.Bind) != 2 || s.Bind[0].String() != "192.0.2.7:1234" || s.Bind[1].String() != "[2001:db8::7]:0" {
@@ -94,7 +95,7 @@ log_format = "json"
 // The table of keys is the contract: none is missing, none is more.
 func TestKeysAreTheContract(t *testing.T) {
 	want := strings.Fields(`name zone search on_demand port bind relays relay_token relay_token_file stun discovery publish dns tun ipv4_pool mtu
-		punch portmap mdns dht fwmark session_timeout metrics_addr metrics_public log_level log_format`)
+		punch portmap mdns dht proxy fwmark session_timeout metrics_addr metrics_public log_level log_format`)
 	if !slices.Equal(Keys(), want) {
 		t.Errorf("keys %v, want %v", Keys(), want)
 	}
@@ -116,6 +117,7 @@ func TestSettingsErrors(t *testing.T) {
 		{"relay", "relays = [\"ftp://r.example\"]\n", ":1: relays: "},
 		{"bind", "bind = \"here\"\n", `"here" is no address`},
 		{"bind twice", "bind = \"192.0.2.1 192.0.2.2\"\n", "one address of each family"},
+		{"proxy", "proxy = \"ftp://10.0.0.1\"\n", ":1: proxy: names a proxy of a kind that cannot be used: ftp"},
 		{"mark", "fwmark = \"red\"\n", `"red" is no mark`},
 		{"mark too large", "fwmark = 4294967296\n", "4294967296 is no mark"},
 		{"duration", "session_timeout = \"3\"\n", "is no duration"},
@@ -139,16 +141,18 @@ func TestSettingsErrors(t *testing.T) {
 
 // S5: a file with a secret in it is refused when others can read it.
 func TestSettingsSecretReadable(t *testing.T) {
-	path := write(t, "nodetun.toml", "relay_token = \"x\"\n")
-	if _, err := Load(path); err != nil {
-		t.Fatal(err)
-	}
-	for _, mode := range []os.FileMode{0o640, 0o604} {
-		if err := os.Chmod(path, mode); err != nil {
+	for _, line := range []string{"relay_token = \"x\"\n", "proxy = \"http://ann:x@proxy.example.org:3128\"\n"} {
+		path := write(t, "nodetun.toml", line)
+		if _, err := Load(path); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
-			t.Errorf("mode %o: %v", mode, err)
+		for _, mode := range []os.FileMode{0o640, 0o604} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+				t.Errorf("%s, mode %o: %v", line, mode, err)
+			}
 		}
 	}
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -38,6 +39,11 @@ func (d *Daemon) contacts() []contact {
 	for _, server := range s.STUN {
 		if at, err := netip.ParseAddrPort(server); err == nil {
 			add(at.Addr().String(), "the STUN server")
+		}
+	}
+	for _, p := range d.proxies.Sources() {
+		if u, err := url.Parse(p.URL); err == nil {
+			add(u.Hostname(), "the proxy")
 		}
 	}
 	for _, p := range d.allPeers() {

@@ -24,6 +24,7 @@ import (
 	"github.com/nodetun/nodetun/internal/engine"
 	"github.com/nodetun/nodetun/internal/localapi"
 	"github.com/nodetun/nodetun/internal/metrics"
+	"github.com/nodetun/nodetun/internal/proxies"
 	"github.com/nodetun/nodetun/routing"
 )
 
@@ -68,6 +69,7 @@ type Daemon struct {
 	link     *link
 	host     *routing.Host
 	resolver *resolver
+	proxies  *proxies.Proxies
 	// engine is made last; until then the endpoint admits nobody.
 	engine  *engine.Engine
 	admits  atomic.Pointer[engine.Engine]
@@ -109,7 +111,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Daemon{cfg: cfg, log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1), ticketKick: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
+	d := &Daemon{cfg: cfg, proxies: proxies.New(cfg.Settings.Proxy), log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1), ticketKick: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
 	// From the start: a SIGHUP that nobody waits for ends the process.
 	signal.Notify(d.hup, syscall.SIGHUP)
 	defer signal.Stop(d.hup)

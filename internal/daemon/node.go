@@ -12,6 +12,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/engine"
+	"github.com/nodetun/nodetun/internal/proxies"
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
@@ -68,6 +69,7 @@ func socketConfig(s *config.Settings) magicsock.Config {
 		ExcludeLink: func(name string) bool { return name == s.TUN },
 	}
 	cfg.Bind4, cfg.Bind6 = binds(s)
+	cfg.Proxy = proxies.New(s.Proxy).For
 	switch s.Punch {
 	case "gentle":
 		cfg.Punch = nodemap.PunchGentle

@@ -11,6 +11,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/proxies"
 	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/routing"
 )
@@ -217,7 +218,7 @@ func (o *Offline) Netcheck(ctx context.Context, progress func(string)) (localapi
 	run, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- socket.Run(run) }()
-	out, err := look(ctx, socket, progress)
+	out, err := look(ctx, socket, proxies.New(s.Proxy), progress)
 	stop()
 	return out, errors.Join(err, <-done)
 }

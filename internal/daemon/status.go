@@ -216,8 +216,15 @@ func (d *Daemon) relayHealth(warn func(what, fix string)) {
 				"keep the key on one of them; on the other stop nodetun and remove "+KeyPath(d.cfg.StateDir))
 		}
 		if relay.State != relayactor.StateConnected && relay.LastError != "" {
-			warn(fmt.Sprintf("relay %s: %s", relay.URL, identity.Clean(relay.LastError, 200)), "it is tried again by itself")
+			fix := "it is tried again by itself"
+			if strings.Contains(relay.LastError, "dial tcp") && len(d.proxies.Sources()) == 0 {
+				fix += `; if this network has a proxy, set proxy = "http://host:port" in nodetun.toml (sudo and systemd leave https_proxy out)`
+			}
+			warn(fmt.Sprintf("relay %s: %s", relay.URL, identity.Clean(relay.LastError, 200)), fix)
 		}
+	}
+	if err := d.proxies.Err(); err != nil {
+		warn("no proxy is used: "+err.Error(), `set proxy = "http://host:port" in nodetun.toml`)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nodetun/nodetun/internal/engine"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/proxies"
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/netcheck"
@@ -130,11 +131,11 @@ func explainRelay(w *localapi.Why, info *nodemap.RemoteInfo) (cause, remedy stri
 
 // Netcheck implements localapi.Backend.
 func (d *Daemon) Netcheck(ctx context.Context, progress func(string)) (localapi.Netcheck, error) {
-	return look(ctx, d.endpoint.Socket(), progress)
+	return look(ctx, d.endpoint.Socket(), d.proxies, progress)
 }
 
 // look runs a full check.
-func look(ctx context.Context, socket *magicsock.Conn, progress func(string)) (localapi.Netcheck, error) {
+func look(ctx context.Context, socket *magicsock.Conn, through *proxies.Proxies, progress func(string)) (localapi.Netcheck, error) {
 	report, err := socket.Netcheck(ctx, func(p netcheck.Progress) {
 		if progress != nil {
 			progress(p.Text)
@@ -144,7 +145,10 @@ func look(ctx context.Context, socket *magicsock.Conn, progress func(string)) (l
 		return localapi.Netcheck{}, err
 	}
 	info := socket.NetInfo()
-	out := localapi.Netcheck{NAT: info.NAT, Mapping: info.Portmap, LinksLeftOut: []localapi.LeftOut{}, Report: report}
+	out := localapi.Netcheck{NAT: info.NAT, Mapping: info.Portmap, Proxies: []localapi.Proxy{}, LinksLeftOut: []localapi.LeftOut{}, Report: report}
+	for _, p := range through.Sources() {
+		out.Proxies = append(out.Proxies, localapi.Proxy(p))
+	}
 	left, err := socket.LeftOut()
 	for _, link := range left {
 		out.LinksLeftOut = append(out.LinksLeftOut, localapi.LeftOut(link))

@@ -222,9 +222,17 @@ type Netcheck struct {
 	// MappingAddr its address outside.
 	Mapping     string `json:"mapping"`
 	MappingAddr string `json:"mapping_addr"`
+	// Proxies are those by which relays are reached.
+	Proxies []Proxy `json:"proxies"`
 	// LinksLeftOut are interfaces of this host whose addresses are not used.
 	LinksLeftOut []LeftOut `json:"links_left_out"`
 	*netcheck.Report
+}
+
+// Proxy is one proxy, without its password, and where it was named.
+type Proxy struct {
+	URL  string `json:"url"`
+	From string `json:"from"`
 }
 
 // LeftOut is an interface that is no way to other machines, and why.

@@ -114,7 +114,10 @@ func (u *run) askWeb(ctx context.Context, url identity.RelayURL) (time.Duration,
 	var path string
 	var err error
 	for _, p := range webPaths { // this opens the connection
-		path = url.Parsed().JoinPath(p).String()
+		u := url.Parsed().JoinPath(p)
+		// A proxy, and the relay, know the name without the dot of the root.
+		u.Host = strings.Replace(u.Host, u.Hostname(), strings.TrimSuffix(u.Hostname(), "."), 1)
+		path = u.String()
 		if err = get(ctx, client, path); !errors.Is(err, errNotFound) {
 			break
 		}

@@ -39,9 +39,9 @@ type Config struct {
 	// with true when it came up, or was given up because nobody uses it. It may be
 	// nil.
 	LinkChanged func(url identity.RelayURL, up bool)
-	// Proxy names the HTTP proxy for a configured relay, see relayclient.Config; to
+	// Proxy names the proxy for a configured relay, see relayclient.Config; to
 	// others there is none. It may be nil.
-	Proxy func(relay *url.URL) (*url.URL, error)
+	Proxy func(relay *url.URL) *url.URL
 	// Control is called on each socket before it connects; it may be nil.
 	Control func(network, address string, c syscall.RawConn) error
 	// Configured are the relays that are trusted with any address and with

@@ -46,9 +46,9 @@ type Config struct {
 	// Dial opens the TCP connection; nil means a net.Dialer with Control that
 	// races both address families.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Proxy names the HTTP proxy for a relay's URL, nil for none; a nil function
-	// means no proxy. See ProxyFromEnvironment.
-	Proxy func(relay *url.URL) (*url.URL, error)
+	// Proxy names the proxy for a relay's URL, of scheme http (CONNECT), socks5 or
+	// socks5h; nil for none. A nil function means no proxy.
+	Proxy func(relay *url.URL) *url.URL
 	// Control is called on each socket before it connects; it may be nil.
 	Control func(network, address string, c syscall.RawConn) error
 	// Token is shown to the relay, which may ask for one; empty for none. It belongs
@@ -104,7 +104,7 @@ func dialAs(ctx context.Context, cfg Config, iroh1 bool) (*Client, error) {
 	conn.GiveUpAfter(relay.ClientPongTimeout)
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	if proxy != nil {
-		conn.Conn, err = tunnel(raw, proxy, relayAddress(&cfg))
+		conn.Conn, err = ask(ctx, raw, proxy, &cfg)
 	}
 	var c *Client
 	if err == nil {
@@ -149,11 +149,7 @@ func relayAddress(cfg *Config) string {
 
 // loginHost is the relay's name in a login, see relay.Challenge.
 func loginHost(cfg *Config) string {
-	host, port, err := net.SplitHostPort(strings.ToLower(relayAddress(cfg)))
-	if err != nil {
-		return ""
-	}
-	return net.JoinHostPort(strings.TrimSuffix(host, "."), port)
+	return rootless(strings.ToLower(relayAddress(cfg)))
 }
 
 func dialTCP(ctx context.Context, cfg *Config, address string) (net.Conn, error) {

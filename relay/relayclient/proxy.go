@@ -10,49 +10,68 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
+
+	"golang.org/x/net/proxy"
 
 	"github.com/nodetun/nodetun/identity"
 )
 
-// ErrProxy is returned by Dial when the HTTP proxy refuses.
-var ErrProxy = errors.New("http proxy")
-
-// ProxyFromEnvironment is a value for Config.Proxy: HTTPS_PROXY, HTTP_PROXY and
-// NO_PROXY or their lower-case forms, as they were when it was first asked. Relays
-// at loopback addresses are reached without.
-func ProxyFromEnvironment(relay *url.URL) (*url.URL, error) {
-	return http.ProxyFromEnvironment(&http.Request{URL: relay})
-}
+// ErrProxy is returned by Dial when the proxy refuses, or is not there.
+var ErrProxy = errors.New("proxy")
 
 // proxyFor returns the proxy for the relay of cfg, nil for none.
-func proxyFor(cfg *Config) (*url.URL, error) {
+func proxyFor(cfg *Config) *url.URL {
 	if cfg.Proxy == nil {
-		return nil, nil
+		return nil
 	}
-	u := *cfg.URL.Parsed()
-	u.Scheme = "http"
-	if isTLS(cfg.URL.Parsed().Scheme) {
-		u.Scheme = "https"
-	}
-	// NO_PROXY names hosts without the dot of the root.
-	u.Host = strings.Replace(u.Host, u.Hostname(), strings.TrimSuffix(u.Hostname(), "."), 1)
-	p, err := cfg.Proxy(&u)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrProxy, err)
-	}
-	if p != nil && p.Scheme != "http" {
-		return nil, fmt.Errorf("%w: %q proxies are not supported", ErrProxy, identity.Clean(p.Scheme, 16))
-	}
-	return p, nil
+	return cfg.Proxy(cfg.URL.Parsed())
 }
 
-// proxyAddress is where a proxy listens, 80 if it names no port.
+// proxyAddress is where a proxy listens; what it does not say is as usual.
 func proxyAddress(p *url.URL) string {
 	port := p.Port()
-	if port == "" {
+	switch {
+	case port != "":
+	case isSOCKS(p):
+		port = "1080"
+	default:
 		port = "80"
 	}
 	return net.JoinHostPort(p.Hostname(), port)
+}
+
+func isSOCKS(p *url.URL) bool { return p.Scheme == "socks5" || p.Scheme == "socks5h" }
+
+// dialFunc is a proxy.Dialer, and of the kind that knows contexts.
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+func (f dialFunc) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return f(ctx, network, address)
+}
+
+func (f dialFunc) Dial(network, address string) (net.Conn, error) {
+	return f(context.Background(), network, address)
+}
+
+// askSOCKS asks a proxy that speaks SOCKS 5 (RFC 1928), to which conn leads, for a
+// connection to target, whose name it resolves.
+func askSOCKS(ctx context.Context, conn net.Conn, p *url.URL, target string) (net.Conn, error) {
+	var auth *proxy.Auth
+	if p.User != nil {
+		password, _ := p.User.Password()
+		auth = &proxy.Auth{User: p.User.Username(), Password: password}
+	}
+	there := dialFunc(func(context.Context, string, string) (net.Conn, error) { return conn, nil })
+	dialer, err := proxy.SOCKS5("tcp", proxyAddress(p), auth, there)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProxy, err)
+	}
+	conn, err = dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", target)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProxy, err)
+	}
+	return conn, nil
 }
 
 // tunnel asks a proxy for a connection to target, "host:port" (RFC 9110 9.3.6).
@@ -113,20 +132,48 @@ func (c *prefixedConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// dialThrough opens the TCP connection to the relay, through a proxy if there is
-// one.
+// proxyTimeout is how long a proxy may take to accept a connection.
+const proxyTimeout = 4 * time.Second
+
+// dialThrough opens the TCP connection to the relay, or to a proxy, which is returned
+// with it and has to be asked for the relay. One that is not there does not count: the
+// relay may be reached all the same.
 func dialThrough(ctx context.Context, cfg *Config) (net.Conn, *url.URL, error) {
-	p, err := proxyFor(cfg)
+	p := proxyFor(cfg)
+	if p == nil {
+		conn, err := dialTCP(ctx, cfg, relayAddress(cfg))
+		return conn, nil, err
+	}
+	short, cancel := context.WithTimeout(ctx, proxyTimeout)
+	defer cancel()
+	conn, err := dialTCP(short, cfg, proxyAddress(p))
+	if err == nil {
+		return conn, p, nil
+	}
+	if conn, direct := dialTCP(ctx, cfg, relayAddress(cfg)); direct == nil {
+		if cfg.Logger != nil {
+			cfg.Logger.Debug("relay dialled without the proxy", "err", err)
+		}
+		return conn, nil, nil
+	}
+	return nil, nil, fmt.Errorf("%w: %w", ErrProxy, err)
+}
+
+// ask asks the proxy to which conn leads for the relay. ctx ending closes conn elsewhere.
+func ask(ctx context.Context, conn net.Conn, p *url.URL, cfg *Config) (net.Conn, error) {
+	target := rootless(relayAddress(cfg))
+	if isSOCKS(p) {
+		return askSOCKS(ctx, conn, p, target)
+	}
+	return tunnel(conn, p, target)
+}
+
+// rootless takes the dot of the root from the host of host:port: it keeps the system from
+// searching for the name, and others do not know it.
+func rootless(address string) string {
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, nil, err
+		return address
 	}
-	address := relayAddress(cfg)
-	if p != nil {
-		address = proxyAddress(p)
-	}
-	conn, err := dialTCP(ctx, cfg, address)
-	if err != nil && p != nil {
-		err = fmt.Errorf("%w: %w", ErrProxy, err)
-	}
-	return conn, p, err
+	return net.JoinHostPort(strings.TrimSuffix(host, "."), port)
 }

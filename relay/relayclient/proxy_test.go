@@ -2,8 +2,12 @@ package relayclient_test
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -64,7 +68,7 @@ func serveProxy(conn net.Conn, answer func(*http.Request) string) {
 // through dials the relay by a proxy.
 func through(ctx context.Context, relay identity.RelayURL, p *neturl.URL) (*relayclient.Client, error) {
 	return relayclient.Dial(ctx, relayclient.Config{
-		URL: relay, Key: identity.GenerateSecretKey(), Proxy: func(*neturl.URL) (*neturl.URL, error) { return p, nil },
+		URL: relay, Key: identity.GenerateSecretKey(), Proxy: func(*neturl.URL) *neturl.URL { return p },
 	})
 }
 
@@ -118,24 +122,134 @@ func TestProxyHangs(t *testing.T) {
 	}
 }
 
-func TestProxyFromEnvironment(t *testing.T) {
-	t.Setenv("HTTPS_PROXY", "http://proxy.example:3128")
-	t.Setenv("HTTP_PROXY", "")
-	t.Setenv("NO_PROXY", "inside.example")
-	tests := map[string]string{
-		"https://relay.example":  "http://proxy.example:3128",
-		"https://inside.example": "",
-		"http://relay.example":   "",
-		"https://127.0.0.1:3340": "",
+// The proxy is asked for the host as everybody writes it, without the dot of the root.
+func TestProxyIsAskedWithoutTheRoot(t *testing.T) {
+	r := relaytest.Start(t, relayserver.Config{})
+	url, err := identity.ParseRelayURL(fmt.Sprintf("http://localhost.:%d/", portOf(r.Server.Addr())))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for text, want := range tests {
-		u, err := neturl.Parse(text)
+	asked := ""
+	p := proxy(t, func(req *http.Request) string { asked = req.Host; return "" })
+	c, err := through(t.Context(), url, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if want := fmt.Sprintf("localhost:%d", portOf(r.Server.Addr())); asked != want {
+		t.Errorf("asked for %q, want %q", asked, want)
+	}
+}
+
+// serveSOCKS speaks RFC 1928 and 1929 with one client that says who it is, and returns
+// what was asked for.
+func serveSOCKS(conn net.Conn, user, password string) (asked string, err error) {
+	br := bufio.NewReader(conn)
+	take := func(n int) []byte {
+		b := make([]byte, n)
+		if _, e := io.ReadFull(br, b); e != nil {
+			err = cmp.Or(err, e)
+		}
+		return b
+	}
+	head := take(2)
+	if methods := take(int(head[1])); head[0] != 5 || !bytes.Contains(methods, []byte{2}) {
+		return "", fmt.Errorf("greeting %x %x", head, methods)
+	}
+	_, _ = conn.Write([]byte{5, 2})
+	take(1)
+	gotUser := take(int(take(1)[0]))
+	gotPassword := take(int(take(1)[0]))
+	if string(gotUser) != user || string(gotPassword) != password {
+		_, _ = conn.Write([]byte{1, 1})
+		return "", errors.New("wrong password")
+	}
+	_, _ = conn.Write([]byte{1, 0})
+	request := take(4)
+	if request[1] != 1 || request[3] != 3 {
+		return "", fmt.Errorf("request %x", request)
+	}
+	host := string(take(int(take(1)[0])))
+	port := binary.BigEndian.Uint16(take(2))
+	if err != nil {
+		return "", err
+	}
+	asked = fmt.Sprintf("%s:%d", host, port)
+	target, err := net.Dial("tcp", asked)
+	if err != nil {
+		_, _ = conn.Write([]byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0})
+		return asked, err
+	}
+	_, _ = conn.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+	go func() { _, _ = io.Copy(target, br); target.Close() }()
+	go func() { _, _ = io.Copy(conn, target); conn.Close() }()
+	return asked, nil
+}
+
+func TestThroughSOCKS(t *testing.T) {
+	r := relaytest.Start(t, relayserver.Config{})
+	url, err := identity.ParseRelayURL(fmt.Sprintf("http://localhost.:%d/", portOf(r.Server.Addr())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, tc := range []struct {
+		scheme, password string
+		ok               bool
+	}{{"socks5", "s3cret", true}, {"socks5h", "s3cret", true}, {"socks5", "wrong", false}} {
+		t.Run(tc.scheme+" "+tc.password, func(t *testing.T) {
+			asked := make(chan string, 1)
+			go func() {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				text, err := serveSOCKS(conn, "ann", "s3cret")
+				if err != nil {
+					conn.Close()
+				}
+				asked <- text
+			}()
+			c, err := through(t.Context(), url, &neturl.URL{Scheme: tc.scheme, Host: l.Addr().String(), User: neturl.UserPassword("ann", tc.password)})
+			if !tc.ok {
+				if !errors.Is(err, relayclient.ErrProxy) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(t, c, newRecorder())
+			for !c.Established() {
+				time.Sleep(time.Millisecond)
+			}
+			if got, want := <-asked, fmt.Sprintf("localhost:%d", portOf(r.Server.Addr())); got != want {
+				t.Errorf("asked for %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func portOf(a net.Addr) int { return a.(*net.TCPAddr).Port }
+
+// A proxy that is not there keeps nobody from a relay that is.
+func TestProxyIsNotThere(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	for _, scheme := range []string{"http", "socks5"} {
+		c, err := through(t.Context(), relaytest.Start(t, relayserver.Config{}).URL, &neturl.URL{Scheme: scheme, Host: closed.Addr().String()})
 		if err != nil {
-			t.Fatal(err)
+			t.Errorf("%s: %v", scheme, err)
+			continue
 		}
-		got, err := relayclient.ProxyFromEnvironment(u)
-		if err != nil || (got == nil) != (want == "") || got != nil && got.String() != want {
-			t.Errorf("%s: %v, %v, want %q", text, got, err, want)
-		}
+		c.Close()
 	}
 }
