@@ -20,6 +20,8 @@ const Version = 3
 const (
 	LoginHeader     = "Nodetun-Login"
 	ChallengeHeader = "Nodetun-Challenge"
+	// RefusalHeader says in an answer that is no upgrade why not, in words.
+	RefusalHeader = "Nodetun-Refusal"
 )
 
 // challengeLogin is the version of a ClientInfo that answers a challenge.

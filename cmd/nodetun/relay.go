@@ -20,6 +20,7 @@ type relayFlags struct {
 	cfg         relayserver.Config
 	everyone    bool
 	allow, deny []string
+	proxies     []string
 	acme        relayserver.ACME
 }
 
@@ -45,6 +46,7 @@ func (a *app) relayCommand() *cobra.Command {
 	flags.StringArrayVar(&f.allow, "allow", nil, "let this NodeID use the relay and no others (repeatable)")
 	flags.StringArrayVar(&f.deny, "deny", nil, "let everyone but this NodeID use the relay (repeatable)")
 	flags.StringArrayVar(&f.cfg.Hosts, "host", nil, "name or name:port under which nodes dial this relay, besides those of the certificate (repeatable)")
+	flags.StringArrayVar(&f.proxies, "trusted-proxy", nil, "address or prefix of a proxy before this relay, which says who its clients are (repeatable)")
 	flags.BoolVar(&f.cfg.RequireChallenge, "require-challenge", false, "refuse logins that could be a replay, as those of iroh-net 0.28 could")
 	cmd.MarkFlagsMutuallyExclusive("everyone", "allow", "deny")
 	cmd.MarkFlagsMutuallyExclusive("acme", "tls-cert")
@@ -91,6 +93,11 @@ func (f *relayFlags) config(stateDir string) (relayserver.Config, error) {
 		}
 		f.overlay(&cfg)
 	}
+	trusted, err := relayserver.ParsePrefixes(f.proxies)
+	if err != nil {
+		return cfg, fmt.Errorf("--trusted-proxy: %w", err)
+	}
+	cfg.TrustedProxies = append(cfg.TrustedProxies, trusted...)
 	if len(f.acme.Hosts) > 0 {
 		cfg.ACME = &relayserver.ACME{Hosts: f.acme.Hosts, CacheDir: filepath.Join(stateDir, "relay-certificates")}
 		if cfg.CaptiveAddr == "" {

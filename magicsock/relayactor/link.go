@@ -27,6 +27,7 @@ const (
 	firstDelay = 100 * time.Millisecond
 	maxDelay   = 16 * time.Second
 	// refusedDelay is the least wait after a relay refused this node, at most twice.
+	refusedPause = 15 * time.Second
 	refusedDelay = 2 * time.Minute
 	// restartDelay is the wait between tries while a relay restarts, of which at
 	// least half, and maxRestart how long that may take.
@@ -231,6 +232,9 @@ func (l *link) wait(ctx context.Context, d time.Duration) {
 func (l *link) delay(err error) time.Duration {
 	if errors.Is(err, relayclient.ErrRefused) {
 		return refusedDelay + rand.N(refusedDelay)
+	}
+	if _, ok := errors.AsType[*refusedError](err); ok { // it will say the same again
+		return refusedPause + rand.N(refusedPause)
 	}
 	if restart, ok := errors.AsType[*relayclient.RestartError](err); ok {
 		l.restarted = time.Now().Add(min(restart.TryFor, maxRestart))

@@ -65,6 +65,10 @@ type Config struct {
 	Queue *relay.Queue
 	// Logger may be nil.
 	Logger *slog.Logger
+
+	// byWebSocket: the plain upgrade did not get through, perhaps because of a proxy
+	// that knows WebSocket only.
+	byWebSocket bool
 }
 
 // Dial connects to a relay and logs in, in version 3 of the protocol or, if the
@@ -82,6 +86,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c, err := dialAs(ctx, cfg, cfg.Iroh1)
 	if errors.Is(err, errOther) {
+		cfg.byWebSocket = !cfg.Iroh1
 		c, err = dialAs(ctx, cfg, !cfg.Iroh1)
 	}
 	if err != nil {
@@ -235,7 +240,7 @@ func upgrade(conn net.Conn, host string, cfg *Config) (first, login []byte, err 
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		_ = response.Body.Close()
-		return nil, nil, statusError(response.StatusCode)
+		return nil, nil, statusError(response)
 	}
 	if got := response.Header.Get("Upgrade"); !strings.EqualFold(got, upgradeProtocol) {
 		return nil, nil, fmt.Errorf("%w: it upgrades to %q", ErrUpgrade, identity.Clean(got, 32))
@@ -249,7 +254,11 @@ func upgrade(conn net.Conn, host string, cfg *Config) (first, login []byte, err 
 
 // statusError is the error of a server that did not upgrade. What it does not know,
 // it may know in another form.
-func statusError(status int) error {
+func statusError(response *http.Response) error {
+	status := response.StatusCode
+	if why := response.Header.Get(relay.RefusalHeader); why != "" {
+		return fmt.Errorf("%w: it says: %s", ErrUpgrade, identity.Clean(why, 200))
+	}
 	switch status {
 	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUpgradeRequired, http.StatusNotImplemented:
 		return fmt.Errorf("%w: status %d", errOther, status)

@@ -22,7 +22,11 @@ var ErrRefused = errors.New("the relay refuses this node")
 // openSocket asks for a WebSocket with the protocol of iroh 1.x on a connection and
 // logs in. A server that takes none of the subprotocols speaks version 3 there.
 func openSocket(ctx context.Context, cfg *Config, conn net.Conn, host string, stamp func()) (*socket, error) {
+	dialled := loginHost(cfg)
 	header := http.Header{}
+	if cfg.byWebSocket { // a relay of nodetun then speaks version 3, with its challenge
+		header.Set(relay.LoginHeader, dialled)
+	}
 	if cfg.Token != "" {
 		header.Set("Authorization", "Bearer "+cfg.Token)
 	}
@@ -49,13 +53,17 @@ func openSocket(ctx context.Context, cfg *Config, conn net.Conn, host string, st
 	})
 	if err != nil {
 		if response != nil {
-			return nil, statusError(response.StatusCode)
+			return nil, statusError(response)
 		}
 		return nil, fmt.Errorf("%w: %w", ErrUpgrade, err)
 	}
 	s := newSocket(ws, stamp)
 	if s.plain3 {
-		return s, s.send(relay.Message(relay.AppendClientInfo(nil, cfg.Key)))
+		login, err := loginFor(response.Header.Values(relay.ChallengeHeader), cfg.Key, dialled)
+		if err != nil {
+			return nil, err
+		}
+		return s, s.send(relay.Message(login))
 	}
 	return s, s.logIn(cfg.Key, isSecure)
 }
@@ -94,7 +102,7 @@ func (s *socket) logIn(key *identity.SecretKey, secure bool) error {
 			}
 			return fmt.Errorf("%w: %s", ErrRefused, identity.Clean(reason, 200))
 		case t == iroh1.TypeServerChallenge && secure:
-			return fmt.Errorf("%w: it asks for a login that another relay could use; a proxy may end TLS before it", ErrUpgrade)
+			return fmt.Errorf("%w: it asks for a login that another relay could use: a proxy may end TLS before it, and it does not know its name (nodetun relay --host)", ErrUpgrade)
 		case t == iroh1.TypeServerChallenge && !asked:
 			challenge, err := iroh1.ParseChallenge(body)
 			if err != nil {

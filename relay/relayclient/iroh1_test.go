@@ -7,8 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	neturl "net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -29,6 +32,7 @@ func dialOnly(t *testing.T, know func(upgrade string) bool, first bool) (*relayc
 			http.Error(w, "what is that?", http.StatusBadRequest)
 			return
 		}
+		r.Header.Del(loginHeader) // which iroh's do not know
 		relay.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
@@ -62,6 +66,35 @@ func TestDialFallsBack(t *testing.T) {
 	}
 	if _, err := dialOnly(t, func(string) bool { return false }, false); !errors.Is(err, relayclient.ErrUpgrade) {
 		t.Errorf("no relay at all: %v", err)
+	}
+}
+
+const loginHeader = "Nodetun-Login"
+
+// Behind a proxy that knows WebSocket only, and ends TLS, nodetun's nodes answer the
+// challenge of nodetun's relays.
+func TestByWebSocketOnly(t *testing.T) {
+	r := relaytest.Start(t, relayserver.Config{RequireChallenge: true, Hosts: []string{"127.0.0.1"}})
+	front := httputil.NewSingleHostReverseProxy(&neturl.URL{Scheme: "http", Host: r.Server.Addr().String()})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "websocket" {
+			http.Error(w, "what is that?", http.StatusBadRequest)
+			return
+		}
+		front.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	c, err := relayclient.Dial(t.Context(), relayclient.Config{URL: url(t, server.URL), Key: identity.GenerateSecretKey()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newRecorder()
+	run(t, c, h)
+	for !c.Established() {
+		time.Sleep(time.Millisecond)
+	}
+	if c.Iroh1() || len(h.health) > 0 {
+		t.Errorf("iroh 1.x: %v, the relay said %d things", c.Iroh1(), len(h.health))
 	}
 }
 

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -38,7 +40,18 @@ type ACME struct {
 	RootCAs *x509.CertPool
 }
 
-// loadTLS makes c.TLS from whatever names the certificate; it stays nil only in Dev.
+// onLoopback reports whether an address to listen on is reached from this machine only.
+func onLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback() || host == "localhost"
+}
+
+// loadTLS makes c.TLS from whatever names the certificate; it stays nil only in Dev, and
+// on loopback.
 func (c *Config) loadTLS() error {
 	switch {
 	case c.TLS != nil:
@@ -56,7 +69,7 @@ func (c *Config) loadTLS() error {
 		c.leaf = file.leaf
 	case c.CertFile != "" || c.KeyFile != "":
 		return errors.New("a certificate file and a key file belong together")
-	case !c.Dev:
+	case !c.Dev && !onLoopback(c.Addr): // there a proxy of this machine ends TLS
 		return ErrNoCertificate
 	}
 	if c.TLS != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/netip"
 
 	"github.com/nodetun/nodetun/identity"
 )
@@ -36,6 +37,9 @@ type Config struct {
 	// Hosts are names under which clients dial this relay, "host" or "host:port".
 	// Those of the certificate need not be told. A login covers the name (S1).
 	Hosts []string
+	// TrustedProxies are the addresses of proxies before this relay. What they say of
+	// a client's address, by the PROXY protocol or in X-Forwarded-For, counts.
+	TrustedProxies []netip.Prefix
 	// RequireChallenge refuses logins that can be replayed, as those of iroh-net
 	// 0.28 can (S2).
 	RequireChallenge bool
@@ -120,7 +124,7 @@ var (
 	// ErrNoAccess is returned when nobody said who may use the relay.
 	ErrNoAccess = errors.New("say who may use this relay: everyone, an allow list, a deny list, a token or an HTTP server that decides (or --dev to try it out)")
 	// ErrNoCertificate is returned without certificate and without Dev.
-	ErrNoCertificate = errors.New("a relay needs a certificate and its key, or ACME to get them (or --dev to try it out without)")
+	ErrNoCertificate = errors.New("a relay needs a certificate and its key, or ACME to get them; without, it may listen on loopback, behind a proxy that has one (or --dev to try it out)")
 )
 
 // normalise checks the configuration and fills the defaults in.

@@ -3,6 +3,7 @@ package relayserver
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,8 @@ type file struct {
 	EnableRelay  *bool    `toml:"enable_relay"`
 	HTTPBindAddr string   `toml:"http_bind_addr"`
 	Hosts        []string `toml:"hosts"`
+
+	TrustedProxies []string `toml:"trusted_proxies"`
 
 	EnableSTUN   *bool  `toml:"enable_stun"`
 	STUNBindAddr string `toml:"stun_bind_addr"`
@@ -136,6 +139,9 @@ func (f *file) config() (Config, error) {
 		cfg.MetricsAddr = "127.0.0.1:9090"
 	}
 	var err error
+	if cfg.TrustedProxies, err = ParsePrefixes(f.TrustedProxies); err != nil {
+		return Config{}, fmt.Errorf("trusted_proxies: %w", err)
+	}
 	if cfg.Access, err = accessOf(f.Access); err != nil {
 		return Config{}, err
 	}
@@ -275,4 +281,20 @@ func texts(value any) ([]string, error) {
 	default:
 		return nil, fmt.Errorf("must be a text or a list of texts, not %v", value)
 	}
+}
+
+// ParsePrefixes reads addresses and prefixes.
+func ParsePrefixes(texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if addr, single := netip.ParseAddr(text); single == nil {
+			p, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%q is neither an address nor a prefix (such as 127.0.0.1 or 10.0.0.0/8)", text)
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
 }

@@ -125,28 +125,45 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	remote := remoteOf(r)
-	if !s.logins.allow(addrOf(remote), time.Now()) {
+	raw, _ := r.Context().Value(rawConn{}).(*relay.Conn)
+	v := visitor{addr: s.clientOf(r), raw: raw, token: tokenOf(r), webSocket: upgrade == "websocket", leave: func() {}}
+	if !s.logins.allow(v.addr, time.Now()) {
 		s.count.loginsLimited.Add(1)
-		w.WriteHeader(http.StatusTooManyRequests)
+		refuse(w, http.StatusTooManyRequests, "too many logins from this network")
 		return
+	}
+	if place, ok := r.Context().Value(placeConn{}).(*limitedConn); ok && place.over {
+		refuse(w, http.StatusServiceUnavailable, tooMany)
+		return
+	}
+	if s.trusts(addrOf(remoteOf(r))) || len(s.cfg.TrustedProxies) > 0 && raw != nil && s.trusts(addrOf(raw.RemoteAddr())) {
+		leave, ok := s.crowd.enter(v.addr)
+		if !ok {
+			s.count.connsLimited.Add(1)
+			refuse(w, http.StatusServiceUnavailable, tooMany)
+			return
+		}
+		v.leave = leave
 	}
 	if !s.admit() {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		v.leave()
+		refuse(w, http.StatusServiceUnavailable, "this relay is about to stop")
 		return
 	}
-	challenge := s.challenge(r)
-	if challenge != nil {
-		w.Header().Set(relay.ChallengeHeader, challengeText(challenge))
+	v.challenge, v.unknown = s.challenge(r)
+	if v.challenge != nil {
+		w.Header().Set(relay.ChallengeHeader, challengeText(v.challenge))
 	}
-	raw, _ := r.Context().Value(rawConn{}).(*relay.Conn)
-	v := visitor{addr: addrOf(remote), raw: raw, token: tokenOf(r), challenge: challenge, webSocket: upgrade == "websocket"}
 	if !v.webSocket {
 		s.serveStream(upgradeStream(w), v)
 		return
 	}
 	defer s.clients.Done()
+	defer v.leave()
 	offered := subprotocols(r)
+	if v.challenge != nil {
+		offered = nil // one of nodetun's nodes, by a proxy that knows WebSocket only
+	}
 	conn := upgradeSocket(w, r, offered)
 	switch {
 	case conn == nil:
@@ -163,11 +180,13 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 // net/http, and all that hangs on it, is as large as the rest of an idle client.
 func (s *Server) serveStream(conn transport, v visitor) {
 	if conn == nil {
+		v.leave()
 		s.clients.Done()
 		return
 	}
 	go func() {
 		defer s.clients.Done()
+		defer v.leave()
 		defer conn.Close()
 		s.serveConn(conn, v)
 	}()
@@ -226,9 +245,13 @@ func upgradeStream(w http.ResponseWriter) transport {
 }
 
 // upgradeSocket answers the handshake of WebSocket. It returns nil when there
-// is nothing to serve. A client that offers subprotocols has to offer one of ours.
+// is nothing to serve. Of the offered subprotocols one has to be ours; without any
+// version 3 is spoken.
 func upgradeSocket(w http.ResponseWriter, r *http.Request, offered []string) *socket {
 	ours := []string{iroh1.SubprotocolV2, iroh1.SubprotocolV1}
+	if len(offered) == 0 {
+		ours = nil
+	}
 	switch {
 	case r.Header.Get("Sec-WebSocket-Key") == "", r.Header.Get("Sec-WebSocket-Version") == "":
 		w.WriteHeader(http.StatusBadRequest)
@@ -256,7 +279,19 @@ type visitor struct {
 	raw       *relay.Conn      // the socket, if it is one of ours
 	token     string           // empty: none
 	challenge *relay.Challenge // what it was asked to answer, nil for nothing
+	unknown   string           // the name by which it dialled, if that is none of ours
 	webSocket bool
+	leave     func() // called once when it has left
+}
+
+// tooMany is told to who comes when a limit of connections is reached.
+const tooMany = "too many connections from this network"
+
+// refuse says why in a form that nodes show to their users.
+func refuse(w http.ResponseWriter, status int, why string) {
+	w.Header().Set(relay.RefusalHeader, why)
+	w.Header().Set("Connection", "close")
+	http.Error(w, why, status)
 }
 
 // serveConn takes the login and then serves the client.

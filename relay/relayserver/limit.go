@@ -114,12 +114,15 @@ type limitedListener struct {
 	total, max  int     // in all and from one prefix; 0: no limit
 	rate, burst float64 // of accepted ones a second; 0: no limit
 	refused     func()
-	failed      func(error) // to accept
+	proxied     func(netip.Addr) bool // those count by the addresses behind them
+	failed      func(error)           // to accept
 	wrap        func(net.Conn) net.Conn
 	pace        bucket // Accept's own
+	told        bucket // Accept's own: how often who is too much is told so
 
 	mu    sync.Mutex // guards the fields below
 	count int
+	over  int // open and too much
 	open  map[netip.Prefix]int
 }
 
@@ -135,20 +138,52 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			l.failed(err)
 			return nil, err
 		}
-		p := prefixOf(addrOf(c.RemoteAddr()))
-		if !l.enter(p) {
+		addr := addrOf(c.RemoteAddr())
+		p := prefixOf(addr)
+		if l.proxied != nil && l.proxied(addr) {
+			p = netip.Prefix{}
+		}
+		if l.enter(p) {
+			return &limitedConn{Conn: l.wrap(c), leave: sync.OnceFunc(func() { l.leave(p) })}, nil
+		}
+		l.refused()
+		if !l.told.take(time.Now(), toldRate, toldRate) || !l.enterOver() {
 			_ = c.Close()
-			l.refused()
 			continue
 		}
-		return &limitedConn{Conn: l.wrap(c), leave: sync.OnceFunc(func() { l.leave(p) })}, nil
+		return &limitedConn{Conn: l.wrap(c), leave: sync.OnceFunc(l.leaveOver), over: true}, nil
 	}
 }
 
+// Of those that are too much so many a second, and at one time, are told so; it takes a
+// TLS handshake each.
+const (
+	toldRate = 8
+	toldMax  = 32
+)
+
+func (l *limitedListener) enterOver() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over >= toldMax {
+		return false
+	}
+	l.over++
+	return true
+}
+
+func (l *limitedListener) leaveOver() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over--
+}
+
+// enter counts a connection in; the zero prefix stands for proxies, which have no limit of
+// their own.
 func (l *limitedListener) enter(p netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.max > 0 && l.open[p] >= l.max || l.total > 0 && l.count >= l.total {
+	if l.max > 0 && p.IsValid() && l.open[p] >= l.max || l.total > 0 && l.count >= l.total {
 		return false
 	}
 	l.count++
@@ -169,6 +204,7 @@ func (l *limitedListener) leave(p netip.Prefix) {
 type limitedConn struct {
 	net.Conn
 	leave func()
+	over  bool // it is too much, and is to be told so
 }
 
 func (c *limitedConn) Close() error {

@@ -3,6 +3,7 @@ package relayserver
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
@@ -42,7 +43,7 @@ func (s *Server) logIn(conn transport, v visitor) (id identity.NodeID, fresh boo
 		return identity.NodeID{}, false, err
 	case !fresh && (s.cfg.RequireChallenge || s.proven.has(id)):
 		s.count.loginsReplayable.Add(1)
-		deny(conn, "this relay wants its challenge answered")
+		deny(conn, v.challengeWanted())
 		return identity.NodeID{}, false, errReplayable
 	}
 	if fresh {
@@ -51,6 +52,16 @@ func (s *Server) logIn(conn transport, v visitor) (id identity.NodeID, fresh boo
 		}
 	}
 	return id, fresh, nil
+}
+
+// challengeWanted says what keeps a node from answering a challenge.
+func (v *visitor) challengeWanted() string {
+	host, _, err := net.SplitHostPort(v.unknown)
+	if err != nil || len(host) > 253 {
+		return "this relay wants its challenge answered"
+	}
+	host = identity.Clean(host, 253)
+	return fmt.Sprintf("this relay does not know that it is called %s: start it with --host %s", host, host)
 }
 
 // deny tells the client, where iroh has words in these, and gives it a moment to

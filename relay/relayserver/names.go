@@ -79,16 +79,19 @@ func isLocal(dialled string, local net.Addr) bool {
 }
 
 // challenge draws a challenge for a client that asks for one and dialled one of
-// our names; nil for others.
-func (s *Server) challenge(r *http.Request) *relay.Challenge {
+// our names; nil for others, with the name that is none of ours.
+func (s *Server) challenge(r *http.Request) (c *relay.Challenge, unknown string) {
 	asked := r.Header.Values(relay.LoginHeader)
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if len(asked) != 1 || !s.names.has(asked[0], local) {
-		return nil
+	if len(asked) != 1 {
+		return nil, ""
 	}
-	c := &relay.Challenge{Host: asked[0]}
+	if !s.names.has(asked[0], local) {
+		return nil, asked[0]
+	}
+	c = &relay.Challenge{Host: asked[0]}
 	_, _ = rand.Read(c.Data[:]) // never fails
-	return c
+	return c, ""
 }
 
 // challengeText is the value of the header that carries a challenge.

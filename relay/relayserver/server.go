@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pires/go-proxyproto"
 	"golang.org/x/crypto/acme/autocert"
 	"golang.org/x/sync/errgroup"
 
@@ -44,6 +45,7 @@ type Server struct {
 	names     names
 	proven    *proven
 	registry  registry
+	crowd     crowd // behind proxies
 	pool      relay.Pool
 	count     counters
 	stall     time.Duration // writeStall
@@ -77,6 +79,7 @@ func New(cfg Config) (*Server, error) {
 		stall:  writeStall,
 	}
 	s.names = newNames(&cfg)
+	s.crowd = crowd{max: cfg.Limits.ConnsPerPrefix, open: make(map[netip.Prefix]int)}
 	if s.proven, err = openProven(cfg.LoginsFile); err != nil {
 		return nil, err
 	}
@@ -262,6 +265,7 @@ func (s *Server) limit(l net.Listener) net.Listener {
 		rate:     float64(s.cfg.Limits.AcceptsPerSecond),
 		burst:    float64(s.cfg.Limits.AcceptBurst),
 		refused:  func() { s.count.connsLimited.Add(1) },
+		proxied:  s.trusts,
 		failed:   s.acceptFailed,
 		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, s.stall) },
 		open:     make(map[netip.Prefix]int),
@@ -270,25 +274,32 @@ func (s *Server) limit(l net.Listener) net.Listener {
 
 func (s *Server) wrap(l net.Listener) net.Listener {
 	l = s.limit(l)
+	if len(s.cfg.TrustedProxies) > 0 {
+		l = &proxiedListener{Listener: l, trusts: s.trusts}
+	}
 	if s.cfg.TLS != nil {
 		l = tls.NewListener(l, s.cfg.TLS)
 	}
 	return l
 }
 
-// rawConn is the key of a request's socket, a *relay.Conn.
-type rawConn struct{}
+// A request's socket, a *relay.Conn, and its place among the limited, a *limitedConn, have
+// these keys.
+type (
+	rawConn   struct{}
+	placeConn struct{}
+)
 
-// rawOf returns the socket below TLS and limits, nil if it is none of ours.
-func rawOf(c net.Conn) *relay.Conn {
+// placeOf returns what is below TLS and the PROXY header, nil if it is none of ours.
+func placeOf(c net.Conn) *limitedConn {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
-	if l, ok := c.(*limitedConn); ok {
-		c = l.Conn
+	if p, ok := c.(*proxyproto.Conn); ok {
+		c = p.Raw()
 	}
-	raw, _ := c.(*relay.Conn)
-	return raw
+	place, _ := c.(*limitedConn)
+	return place
 }
 
 // serveHTTP serves until ctx is done.
@@ -300,7 +311,12 @@ func (s *Server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 		MaxHeaderBytes:    maxHead,
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, rawConn{}, rawOf(c))
+			place := placeOf(c)
+			if place == nil {
+				return ctx
+			}
+			raw, _ := place.Conn.(*relay.Conn)
+			return context.WithValue(context.WithValue(ctx, rawConn{}, raw), placeConn{}, place)
 		},
 		// What net/http says holds addresses.
 		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
