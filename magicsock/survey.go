@@ -51,6 +51,7 @@ type survey struct {
 	checker *netcheck.Checker
 	mapper  *portmap.Client // nil: port mapping is off
 	kick    chan struct{}
+	outside [2]netip.Addr // by IPv4 and by IPv6, as others saw this host last; found's
 
 	turn     sync.Mutex // one run of the checker at a time; guards progress
 	progress func(netcheck.Progress)
@@ -192,11 +193,31 @@ func (s *survey) found() {
 		return
 	}
 	c.relays.Prefer(s.checker.Order(nil))
+	if s.moved(r) {
+		c.log.Info("the address outside changed", "ipv4", r.GlobalV4, "ipv6", r.GlobalV6)
+		c.relays.NetworkChanged(false) // TCP of before is dead, and does not know it
+		if s.mapper != nil {
+			s.mapper.NetworkChanged()
+		}
+	}
 	nat := nodemap.NAT{Hard: r.MappingVariesV4.IsTrue(), Easy: r.MappingVariesV4.IsFalse(), Step: r.PortDelta}
 	c.perform(c.paths.do(func(m *nodemap.Map) []nodemap.Action { m.SetOwnNAT(nat); return nil }))
 	if c.cfg.OnNetInfo != nil {
 		c.cfg.OnNetInfo()
 	}
+}
+
+// moved reports whether others see this host at another address than before.
+func (s *survey) moved(r *netcheck.Report) bool {
+	changed := false
+	for i, now := range []netip.Addr{r.GlobalV4.Addr(), r.GlobalV6.Addr()} {
+		if !now.IsValid() {
+			continue
+		}
+		changed = changed || s.outside[i].IsValid() && s.outside[i] != now
+		s.outside[i] = now
+	}
+	return changed
 }
 
 // addrs are the direct addresses found from outside.

@@ -127,6 +127,18 @@ func (n *Internet) Renumber(t testing.TB, r *Router) {
 	r.NS.Run(t, "conntrack", "-F")
 }
 
+// DropStrays drops TCP of connections that the router does not know, without a word.
+func (r *Router) DropStrays(t testing.TB) {
+	t.Helper()
+	r.NS.Nft(t, `table ip strays {
+  chain forward {
+    type filter hook forward priority -5
+    tcp flags & syn == 0 ct state { new, invalid } drop
+  }
+}
+`)
+}
+
 // BlockUDP lets no UDP over IPv4 pass from now on, that of open connections
 // included.
 func (r *Router) BlockUDP(t testing.TB) {

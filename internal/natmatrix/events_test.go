@@ -3,6 +3,7 @@
 package natmatrix
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,13 +22,15 @@ const (
 	outage     = 5 * time.Second                        // how long a cable is out and UDP blocked
 	wakeWithin = nstest.Slack * 2 * time.Second         // a session goes on after waking
 	tick       = 10 * time.Millisecond                  // between two lines of the ssh session: while a node is away, more of them than its buffers hold
+	addressGap = nstest.Slack * 2500 * time.Millisecond // the path and the relay both die
 	switchGap  = nstest.Slack * 1500 * time.Millisecond // while a relay works; the issue of a path's death
 )
 
 // event is a change of a network under a running session.
 type event struct {
 	name  string // as readers of the table see it
-	nets  hosttest.Kind
+	nets  hosttest.Kind // of a's router; easy if empty
+	far   hosttest.Kind // the same of b's
 	quick bool
 	// gap is the longest time without output that is all right, besides what the
 	// event takes by itself.
@@ -63,6 +66,11 @@ func events() []event {
 			return time.Now(), 0
 		}},
 		{name: "the router gets another public address", gap: switchGap, change: func(t *testing.T, s *site) (time.Time, time.Duration) {
+			s.net.Renumber(t, s.router)
+			return time.Now(), 0
+		}},
+		{name: "the same, and drops what it does not know", quick: true, gap: addressGap, change: func(t *testing.T, s *site) (time.Time, time.Duration) {
+			s.router.DropStrays(t) // the connection to the relay hangs, instead of ending
 			s.net.Renumber(t, s.router)
 			return time.Now(), 0
 		}},
@@ -215,7 +223,7 @@ func (e event) site(t *testing.T) *site {
 	}
 	s := &site{world: newWorld(t)}
 	s.cable, s.router = s.join(t, s.a, hosttest.RouterConfig{Kind: kind, LAN: 1, Timeout: 10})
-	s.join(t, s.b, hosttest.RouterConfig{Kind: hosttest.Easy, LAN: 2, Timeout: 10})
+	s.join(t, s.b, hosttest.RouterConfig{Kind: cmp.Or(e.far, hosttest.Easy), LAN: 2, Timeout: 10})
 	for _, n := range []*node{s.a, s.b} {
 		n.flags = append(n.flags, "--relay", hosttest.RelayURL(1))
 	}

@@ -359,6 +359,33 @@ func TestGatewayChanges(t *testing.T) {
 	})
 }
 
+// Another network has a router at the same address, as most have: what it maps is in use
+// within three seconds, by each protocol.
+func TestAnotherRouterAtTheSameAddress(t *testing.T) {
+	for name, o := range map[string]portmaptest.Options{"PCP": {PCP: true}, "NAT-PMP": {NATPMP: true}, "UPnP": {UPnP: true}} {
+		t.Run(name, func(t *testing.T) {
+			lan(t, func(t *testing.T, l *portmaptest.LAN) {
+				first := start(t, l, portmaptest.Options{PCP: o.PCP, NATPMP: o.NATPMP, UPnP: o.UPnP})
+				c := run(t, l, portmap.Config{})
+				c.SetPort(41820)
+				c.await("the first router", present)
+				time.Sleep(time.Minute)
+				first.Close()
+				elsewhere := netip.MustParseAddr("198.51.100.9")
+				second := o
+				second.External = elsewhere
+				start(t, l, second)
+				began := time.Now()
+				c.NetworkChanged()
+				c.await("the second router", func(m portmap.Mapping, ok bool) bool { return ok && m.External.Addr() == elsewhere })
+				if took := time.Since(began); took > 3*time.Second {
+					t.Errorf("took %v", took)
+				}
+			})
+		})
+	}
+}
+
 // evil answers each question on the port of PCP and NAT-PMP by what forge makes of
 // it, from another port if fromElse, and counts the questions.
 func evil(t *testing.T, l *portmaptest.LAN, fromElse bool, forge func(q []byte) [][]byte) *atomic.Int64 {

@@ -228,7 +228,11 @@ func (k *keeper) tend(ctx context.Context, now time.Time, in input) {
 		k.renewed = soon
 		h.renew = earlier(h.renew, soon)
 	}
-	if in.changed || !now.Before(h.renew) {
+	switch {
+	case in.changed:
+		k.anew(ctx)
+		return
+	case !now.Before(h.renew):
 		k.renew(ctx)
 		return
 	}
@@ -238,6 +242,21 @@ func (k *keeper) tend(ctx context.Context, now time.Time, in input) {
 	}
 	if in.woke && now.Sub(h.confirmed) >= limit {
 		k.verify(ctx)
+	}
+}
+
+// anew asks for the same after a change of the network, which may have put another
+// router in the place of this one: nothing counts that was known of it.
+func (k *keeper) anew(ctx context.Context) {
+	k.r.forget()
+	p, l, err := k.r.obtain(ctx, ask{internal: k.port, external: k.held.lease.external})
+	switch {
+	case err == nil:
+		k.keep(p, l, time.Now())
+	case ctx.Err() != nil:
+	default:
+		k.drop()
+		k.fail(err, time.Now())
 	}
 }
 

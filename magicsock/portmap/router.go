@@ -82,6 +82,14 @@ func (r *router) note(p Protocols, seen bool, now time.Time) {
 	}
 }
 
+// forget has all protocols asked for again.
+func (r *router) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.seen)
+	clear(r.asked)
+}
+
 // look asks for the protocols that are not known, all at once, until enough
 // says that this will do; nil waits for all. It returns those seen.
 func (r *router) look(ctx context.Context, enough func(found, done Protocols) bool) Protocols {

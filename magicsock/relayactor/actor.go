@@ -295,10 +295,10 @@ func (a *Actor) retire(l *link) bool {
 	return true
 }
 
-// NetworkChanged tells that addresses or routes of this host have changed.
-// Connections whose local address is gone are replaced, the others pinged, and
-// who waits for the next try tries now. slept says that the host was asleep:
-// then all are replaced, as a dead one would take seconds to show.
+// NetworkChanged tells that addresses or routes of this host have changed, or its
+// address as others see it. Connections whose local address is gone are replaced, and
+// others that do not answer a ping within a second; who waits for the next try tries
+// now. slept says that the host was asleep: then all are replaced.
 func (a *Actor) NetworkChanged(slept bool) {
 	for _, l := range a.all() {
 		l.networkChanged(slept)

@@ -26,9 +26,13 @@ const (
 	// doubles with every failure.
 	firstDelay = 100 * time.Millisecond
 	maxDelay   = 16 * time.Second
-	// refusedDelay is the least wait after a relay refused this node, at most twice.
-	refusedPause = 15 * time.Second
+	// refusedDelay is the least wait after a relay refused this node, at most twice;
+	// refusedPause the same where the relay said why it ended the connection.
 	refusedDelay = 2 * time.Minute
+	refusedPause = 15 * time.Second
+	// changePatience is how long a relay may be silent after a change of the network:
+	// most often its connection is dead then, and dialling anew takes less.
+	changePatience = time.Second
 	// restartDelay is the wait between tries while a relay restarts, of which at
 	// least half, and maxRestart how long that may take.
 	restartDelay = 500 * time.Millisecond
@@ -174,14 +178,22 @@ func (l *link) serve(ctx context.Context, client *relayclient.Client) error {
 
 // watch ends an idle connection and looks after a changed network.
 func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Client) {
-	timer := time.NewTimer(idleClose)
+	timer, answer := time.NewTimer(idleClose), time.NewTimer(0)
 	defer timer.Stop()
+	defer answer.Stop()
+	var asked time.Time // when the relay was to show that it is there; zero: it need not
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.wake:
 		case <-timer.C:
+		case <-answer.C:
+			if !asked.IsZero() && client.Heard().Before(asked) {
+				cancel()
+				return
+			}
+			asked = time.Time{}
 		}
 		if e := l.takeEvents(); e.network {
 			if e.slept || !stillOurs(client.LocalAddr()) {
@@ -189,6 +201,8 @@ func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Cli
 				return
 			}
 			client.Ping()
+			asked = time.Now()
+			answer.Reset(max(changePatience, 3*client.RTT()))
 		}
 		switch idle := l.idle(); {
 		case l.actor.keeps(l):

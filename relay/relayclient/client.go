@@ -107,6 +107,9 @@ func (c *Client) Ping() {
 // RTT returns the time of the last ping to its pong, or zero before the first.
 func (c *Client) RTT() time.Duration { return time.Duration(c.rtt.Load()) }
 
+// Heard returns when the relay last sent something, zero for never.
+func (c *Client) Heard() time.Time { return c.lastReceived() }
+
 // Established reports whether the relay has sent anything yet: only then is it
 // certain that it took the login.
 func (c *Client) Established() bool { return c.frames.Load() > 0 }
