@@ -551,3 +551,24 @@ func TestNetnsNamesByThemselves(t *testing.T) {
 		t.Errorf("resolv.conf: %q, %v", after, err)
 	}
 }
+
+// Whatever is removed by hand is back within two seconds: the link itself, its addresses,
+// its routes.
+func TestNetnsRemovedByHand(t *testing.T) {
+	a, _ := pair(t, "--relay", "none", "--tun", "nt0")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	bob := a.Status(t).Peers[0]
+	for _, remove := range []string{
+		"ip link del nt0", "ip link set nt0 down", "ip addr flush dev nt0", "ip -4 route flush dev nt0", "ip -6 route flush dev nt0",
+	} {
+		a.NS.Run(t, strings.Fields(remove)...)
+		hosttest.Eventually(t, 2*time.Second, "pings after "+remove, func() error {
+			for _, addr := range []string{bob.IPv4, bob.IPv6} {
+				if out, err := a.NS.Try("ping", "-c1", "-W1", addr); err != nil {
+					return errors.New(out)
+				}
+			}
+			return nil
+		})
+	}
+}

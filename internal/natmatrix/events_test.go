@@ -28,7 +28,7 @@ const (
 
 // event is a change of a network under a running session.
 type event struct {
-	name  string // as readers of the table see it
+	name  string        // as readers of the table see it
 	nets  hosttest.Kind // of a's router; easy if empty
 	far   hosttest.Kind // the same of b's
 	quick bool
