@@ -23,8 +23,10 @@ const (
 	sparePort    = 53820
 	// resolverTimeout bounds how long a start waits for the host's resolver.
 	resolverTimeout = 1500 * time.Millisecond
-	// resolverRetry is how long names that do not work are left alone.
+	// resolverRetry is how long a port that is taken is left alone, resolverAgain how
+	// long whatever else keeps names from working is.
 	resolverRetry = 10 * time.Second
+	resolverAgain = time.Minute
 )
 
 // resolver gives nodes names on this host: a server, and the host's settings that lead
@@ -164,14 +166,19 @@ func (r *resolver) Run(ctx context.Context) error {
 // taken, when it is free. Until then the other server may have been told of ours, and
 // names resolve all the same.
 func (r *resolver) awaitBetter(ctx context.Context, server *dnsmap.Server) {
+	portTaken := server != nil && server.Addr().Port() != 53
+	wait := resolverAgain
+	if portTaken {
+		wait = resolverRetry
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(resolverRetry):
+		case <-time.After(wait):
 		case <-r.kick:
 		}
-		if server == nil || server.Addr().Port() == 53 {
+		if !portTaken {
 			return
 		}
 		if probe, err := r.open(false); err == nil {
