@@ -136,8 +136,8 @@ type Conn struct {
 	tunnels *tunnels
 	stats   counters
 
-	// networkKick has a token when NetworkChanged was called.
-	networkKick chan struct{}
+	// networkKick holds one: NetworkChanged was called, or a clock was late.
+	networkKick chan netmon.Event
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -177,7 +177,7 @@ func New(cfg Config) (*Conn, error) {
 	c = &Conn{
 		cfg: cfg, self: cfg.Key.NodeID(), log: cfg.Logger,
 		under: under, socks: socks, monitor: under.Monitor,
-		closed: make(chan struct{}), networkKick: make(chan struct{}, 1),
+		closed: make(chan struct{}), networkKick: make(chan netmon.Event, 1),
 	}
 	c.direct = socks[0]
 	if len(socks) > 1 {
@@ -392,7 +392,7 @@ func (c *Conn) relayLink(url identity.RelayURL, up bool) {
 // so by itself when the monitor sees a change; an application may know earlier.
 func (c *Conn) NetworkChanged() {
 	select {
-	case c.networkKick <- struct{}{}:
+	case c.networkKick <- netmon.Event{Major: true}:
 	default:
 	}
 }
@@ -407,8 +407,8 @@ func (c *Conn) watch(ctx context.Context) {
 		case e := <-c.monitor.Changed():
 			c.log.Info("network changed", "major", e.Major, "slept", e.Slept)
 			c.networkChanged(e)
-		case <-c.networkKick:
-			c.networkChanged(netmon.Event{Major: true})
+		case e := <-c.networkKick:
+			c.networkChanged(e)
 		case <-c.addrs.kick:
 			c.addrs.update()
 		}

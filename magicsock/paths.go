@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/netmon"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
@@ -251,18 +252,30 @@ func (c *Conn) runClock(ctx context.Context) {
 	p := c.paths
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for due := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.kick:
 		case <-timer.C:
+			if late := time.Since(due); late > stopGap {
+				c.log.Info("this process stood still", "for", late)
+				select {
+				case c.networkKick <- netmon.Event{Slept: true}:
+				default:
+				}
+			}
 		}
 		acts, wait := p.tick(time.Now())
 		c.perform(acts)
+		due = time.Now().Add(wait)
 		timer.Reset(wait)
 	}
 }
+
+// stopGap is how late the clock is when the process did not run for a while: nobody
+// tells of that, and the looks of the link monitor are a minute apart.
+const stopGap = 5 * time.Second
 
 // idleWait is how long the clock sleeps when nothing is due.
 const idleWait = time.Hour
