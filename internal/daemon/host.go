@@ -83,13 +83,15 @@ func (d *Daemon) openLink(context.Context) (err error) {
 
 // setAddresses gives the link its addresses and routes.
 func (d *Daemon) setAddresses(context.Context) (err error) {
-	d.host, err = routing.NewHost(routing.HostConfig{Link: d.link.Name(), Addrs: d.addrs(), Routes: d.prefixes(), MTU: d.mtu(),
+	d.host, err = routing.NewHost(routing.HostConfig{
+		Link: d.link.Name(), Addrs: d.addrs(), Routes: d.prefixes(), MTU: d.mtu(),
 		OnChange: func() {
 			select {
 			case d.hostChanged <- struct{}{}:
 			default:
 			}
-		}, Logger: d.log})
+		}, Logger: d.log,
+	})
 	if err != nil {
 		return err
 	}

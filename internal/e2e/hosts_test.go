@@ -41,12 +41,18 @@ func TestNetnsSelfCheck(t *testing.T) {
 			"add chain inet t o { type filter hook output priority 0; }; add rule inet t "+rule)
 	}
 	for _, tc := range []struct{ rule, said string }{
-		{`i ip saddr 100.64.0.0/10 iifname != "tailscale0" drop`,
-			"IPv4 does not work in the tunnel: a firewall of this host drops what comes in by nt0 from 100.100.0.0/16, as Tailscale's rules do"},
-		{`i meta nfproto ipv6 iifname nt0 drop`,
-			"IPv6 does not work in the tunnel: a firewall of this host drops what comes in by nt0 from fd6e:6f64:6574::/48"},
-		{`o ip daddr 100.100.0.0/16 drop`,
-			"IPv4 does not work in the tunnel: a firewall of this host drops what goes out by nt0"},
+		{
+			`i ip saddr 100.64.0.0/10 iifname != "tailscale0" drop`,
+			"IPv4 does not work in the tunnel: a firewall of this host drops what comes in by nt0 from 100.100.0.0/16, as Tailscale's rules do",
+		},
+		{
+			`i meta nfproto ipv6 iifname nt0 drop`,
+			"IPv6 does not work in the tunnel: a firewall of this host drops what comes in by nt0 from fd6e:6f64:6574::/48",
+		},
+		{
+			`o ip daddr 100.100.0.0/16 drop`,
+			"IPv4 does not work in the tunnel: a firewall of this host drops what goes out by nt0",
+		},
 	} {
 		nft(tc.rule)
 		says(t, a, tc.said, true)
