@@ -34,6 +34,7 @@ var layers = map[string][]string{
 	"internal/e2e":        {},
 	"internal/netmon":     {},
 	"internal/plaintext":  {},
+	"internal/proxies":    {"identity"},
 	"internal/metrics":    {},
 
 	"magicsock/disco":      {"identity"},
@@ -47,7 +48,7 @@ var layers = map[string][]string{
 	"magicsock/portmap":    {"magicsock/portmap/..."},
 	"magicsock/netcheck":   {"identity", "relay"},
 	"magicsock/relayactor": {"identity", "relay/..."},
-	"magicsock":            {"identity", "magicsock/...", "relay/...", "internal/netmon"},
+	"magicsock":            {"identity", "magicsock/...", "relay/...", "internal/netmon", "internal/proxies"},
 	"discovery":            {"identity"},
 	"discovery/static":     {"identity", "discovery"},
 	"endpoint":             {"identity", "magicsock/...", "discovery", "relay/..."},
@@ -58,11 +59,11 @@ var layers = map[string][]string{
 	"dnsmap":   {"identity", "internal/atomicfile"},
 
 	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules"},
-	"internal/config":   {"identity", "internal/atomicfile", "internal/rules", "internal/plaintext"},
+	"internal/config":   {"identity", "internal/atomicfile", "internal/rules", "internal/plaintext", "internal/proxies"},
 	"internal/localapi": {"identity", "magicsock/netcheck"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/netmon", "internal/metrics", "relay",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "relay",
 	},
 
 	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver"},
@@ -89,6 +90,8 @@ var homes = map[string][]string{
 	"github.com/hashicorp/golang-lru":  {"relay/relayserver"},
 	"github.com/prometheus":            {"internal/metrics"},
 	"golang.org/x/crypto/acme":         {"relay/relayserver"},
+	"github.com/pires/go-proxyproto":   {"relay/relayserver"},
+	"golang.org/x/net/http/httpproxy":  {"internal/proxies"},
 }
 
 type goPackage struct {
