@@ -300,17 +300,26 @@ func (h *Host) Run(ctx context.Context) error {
 	defer w.close()
 	tick := time.NewTicker(selfCheck)
 	defer tick.Stop()
+	tell := func() {
+		if h.cfg.OnChange != nil {
+			h.cfg.OnChange()
+		}
+	}
 	for {
 		w.ensure() // the kernel closes nothing, but a lost announcement ends a watch
 		h.check()
 		checked := time.Now()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-w.changed:
-			if h.cfg.OnChange != nil {
-				h.cfg.OnChange()
+		for waits := true; waits; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-w.filtered:
+				tell() // nothing of it is ours to put back
+			case <-tick.C:
+				waits = false
+			case <-w.changed:
+				tell()
+				waits = false
 			}
 		}
 		select {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -374,6 +375,66 @@ func TestNetnsHostNetworks(t *testing.T) {
 	}
 	if pool, err := routing.ChoosePool("", list); err != nil || pool.String() != "100.100.0.0/16" { // all others are taken
 		t.Errorf("pool %v, %v", pool, err)
+	}
+}
+
+// BenchmarkNetnsHostNetworks reads what a router with a full table has to do with, and
+// chooses a pool, as the start of a node does once.
+func BenchmarkNetnsHostNetworks(b *testing.B) {
+	ns := nstest.New(b, "routing")
+	ns.Run(b, "ip", "link", "add", "up0", "type", "veth", "peer", "name", "far0")
+	ns.Run(b, "ip", "link", "set", "up0", "up")
+	ns.Run(b, "ip", "addr", "add", "192.0.2.1/24", "dev", "up0")
+	for _, count := range []int{100, 100_000} {
+		batch := filepath.Join(b.TempDir(), "routes")
+		var lines bytes.Buffer
+		for i := range count {
+			fmt.Fprintf(&lines, "route replace %d.%d.%d.0/24 dev up0\n", 20+i>>16, i>>8&0xff, i&0xff)
+		}
+		if err := os.WriteFile(batch, lines.Bytes(), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		ns.Run(b, "ip", "-batch", batch)
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			ns.Do(b, func() {
+				for b.Loop() {
+					list, err := routing.HostNetworks("nt0")
+					if err != nil || len(list.Used) < count {
+						b.Fatal(len(list.Used), err)
+					}
+					if _, err := routing.ChoosePool("", list); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A change of the packet filter is told, so that somebody looks what it took.
+func TestNetnsPacketFilterIsWatched(t *testing.T) {
+	b := newBed(t)
+	cfg := hostConfig(slog.New(slog.NewTextHandler(&b.log, nil)))
+	told := make(chan struct{}, 100)
+	cfg.OnChange = func() { told <- struct{}{} }
+	var err error
+	if b.host, err = routing.NewHost(cfg); err != nil {
+		t.Fatal(err)
+	}
+	b.apply(t)
+	b.run(t)
+	for quiet := false; !quiet; { // what Apply did is announced too
+		select {
+		case <-told:
+		case <-time.After(time.Second):
+			quiet = true
+		}
+	}
+	b.Run(t, "nft", "add table inet t; add chain inet t i { type filter hook input priority 0; }")
+	select {
+	case <-told:
+	case <-time.After(10 * time.Second):
+		t.Error("nothing was told")
 	}
 }
 

@@ -20,18 +20,32 @@ func sysctls(link string) []string {
 }
 
 // watcher tells when the kernel announces a change of links, addresses, rules or
-// routes. Several announcements become one.
+// routes, and of the packet filter. Several announcements become one.
 type watcher struct {
-	inside  []netip.Prefix // routes in there concern us
-	changed chan struct{}  // holds one
-	ended   chan struct{}  // closed when the reader has ended; nil before the first
-	sock    *nl.NetlinkSocket
-	files   *fsnotify.Watcher // of sysctls; nil where there can be none
-	wg      sync.WaitGroup
+	inside   []netip.Prefix // routes in there concern us
+	changed  chan struct{}  // holds one
+	filtered chan struct{}  // holds one: the packet filter changed
+	feeds    [2]*feed       // of routes and of the packet filter; nil before the first
+	files    *fsnotify.Watcher // of sysctls; nil where there can be none
+	wg       sync.WaitGroup
 }
 
+// feed is one socket that hears announcements.
+type feed struct {
+	sock  *nl.NetlinkSocket
+	ended chan struct{} // closed when its reader has ended
+}
+
+// nftables is the group of announcements about nf_tables, and newGeneration the type of
+// those that end each change of it (linux/netfilter/nfnetlink.h and nf_tables.h). What
+// iptables sets is announced too, unless it is the legacy one.
+const (
+	nftables      = 7
+	newGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+)
+
 func newWatcher(link string, inside []netip.Prefix) *watcher {
-	w := &watcher{inside: inside, changed: make(chan struct{}, 1)}
+	w := &watcher{inside: inside, changed: make(chan struct{}, 1), filtered: make(chan struct{}, 1)}
 	files, err := fsnotify.NewWatcher()
 	if err != nil {
 		return w
@@ -42,33 +56,42 @@ func newWatcher(link string, inside []netip.Prefix) *watcher {
 	w.files = files
 	w.wg.Go(func() {
 		for range files.Events {
-			w.signal()
+			signal(w.changed)
 		}
 	})
 	return w
 }
 
-// ensure starts the reader if none runs. The socket is opened by the calling
+// ensure starts the readers that do not run. The sockets are opened by the calling
 // goroutine, in its network namespace. A failure is not reported: the caller
 // looks by itself anyway and calls again.
 func (w *watcher) ensure() {
-	if w.ended != nil {
+	w.subscribe(0, w.changed, w.concerns, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	w.subscribe(1, w.filtered, func(m syscall.NetlinkMessage) bool { return m.Header.Type == newGeneration },
+		unix.NETLINK_NETFILTER, nftables)
+}
+
+// subscribe starts the reader of one feed, if none runs, that signals announcements which
+// concern us.
+func (w *watcher) subscribe(i int, to chan<- struct{}, concerns func(syscall.NetlinkMessage) bool, protocol int, groups ...uint) {
+	if f := w.feeds[i]; f != nil {
 		select {
-		case <-w.ended:
-			w.unsubscribe()
+		case <-f.ended:
+			f.close()
+			w.feeds[i] = nil
 		default:
 			return
 		}
 	}
-	sock, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR,
-		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	sock, err := nl.Subscribe(protocol, groups...)
 	if err != nil {
 		return
 	}
-	w.sock, w.ended = sock, make(chan struct{})
-	ended := w.ended
-	w.wg.Go(func() { w.read(sock, ended) })
+	f := &feed{sock: sock, ended: make(chan struct{})}
+	w.feeds[i] = f
+	w.wg.Go(func() { f.read(to, concerns) })
 }
 
 // close ends the readers and waits for them.
@@ -76,41 +99,39 @@ func (w *watcher) close() {
 	if w.files != nil {
 		_ = w.files.Close()
 	}
-	w.unsubscribe()
+	for _, f := range w.feeds {
+		if f != nil {
+			f.close()
+		}
+	}
 	w.wg.Wait()
 }
 
-// unsubscribe ends the reader of announcements and waits for it.
-func (w *watcher) unsubscribe() {
-	if w.sock == nil {
-		return
-	}
-	w.sock.Close()
-	<-w.ended
-	w.sock, w.ended = nil, nil
+// close ends the reader and waits for it.
+func (f *feed) close() {
+	f.sock.Close()
+	<-f.ended
 }
 
 // read ends when the socket is closed, or when the kernel says that it dropped
 // announcements (ENOBUFS): the state is then unknown and is looked at.
-func (w *watcher) read(sock *nl.NetlinkSocket, ended chan<- struct{}) {
-	defer close(ended)
-	defer w.signal()
+func (f *feed) read(to chan<- struct{}, concerns func(syscall.NetlinkMessage) bool) {
+	defer close(f.ended)
+	defer signal(to)
 	for {
-		msgs, _, err := sock.Receive()
+		msgs, _, err := f.sock.Receive()
 		if err != nil {
 			return
 		}
-		for _, m := range msgs {
-			if w.concerns(m) {
-				w.signal()
-			}
+		if slices.ContainsFunc(msgs, concerns) {
+			signal(to)
 		}
 	}
 }
 
-func (w *watcher) signal() {
+func signal(to chan<- struct{}) {
 	select {
-	case w.changed <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
 }

@@ -20,13 +20,16 @@ const (
 	checkWait  = 200 * time.Millisecond
 	checkTries = 2
 	// checkGap is how long a result holds for who asks again, checkSettle how long
-	// several changes of the host are taken for one.
+	// several changes of the host are taken for one, and checkPause the time between
+	// two looks on a host that changes all the time.
 	checkGap    = time.Second
 	checkSettle = 500 * time.Millisecond
+	checkPause  = 5 * time.Second
 )
 
 // watchTunnel looks after changes of the host whether the tunnel still carries packets.
 func (d *Daemon) watchTunnel(ctx context.Context) error {
+	next := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -36,9 +39,14 @@ func (d *Daemon) watchTunnel(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(checkSettle):
+		case <-time.After(max(checkSettle, time.Until(next))):
+		}
+		select {
+		case <-d.hostChanged: // seen by the look that follows
+		default:
 		}
 		d.checkTunnel(0)
+		next = time.Now().Add(checkPause)
 	}
 }
 
@@ -56,9 +64,11 @@ func (d *Daemon) checkTunnel(gap time.Duration) {
 			version = "IPv4"
 		}
 		if cause, fix := d.throughTunnel(prefix); cause != "" {
-			d.troubles.set(version, version+" does not work in the tunnel: "+cause, fix)
-		} else {
-			d.troubles.clear(version)
+			if d.troubles.set(version, version+" does not work in the tunnel: "+cause, fix) {
+				d.log.Warn(version+" does not work in the tunnel", "because", cause, "help", fix)
+			}
+		} else if d.troubles.clear(version) {
+			d.log.Info(version + " works in the tunnel again")
 		}
 	}
 	d.selfChecked = time.Now()

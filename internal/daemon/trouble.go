@@ -24,21 +24,25 @@ const (
 	aboutSalt      = saltFile
 )
 
-// set notes what is wrong with a subject and what helps.
-func (t *troubles) set(subject, what, fix string) {
+// set notes what is wrong with a subject and what helps, and reports whether that is new.
+func (t *troubles) set(subject, what, fix string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.about == nil {
 		t.about = make(map[string]localapi.Health)
 	}
+	before := t.about[subject]
 	t.about[subject] = localapi.Health{Level: "warn", Text: what, Fix: fix}
+	return before != t.about[subject]
 }
 
-// clear says that all is well again with a subject.
-func (t *troubles) clear(subject string) {
+// clear says that all is well again with a subject, and reports whether that is new.
+func (t *troubles) clear(subject string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	_, was := t.about[subject]
 	delete(t.about, subject)
+	return was
 }
 
 // list returns all, in a fixed order.

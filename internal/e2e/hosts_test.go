@@ -36,10 +36,23 @@ func TestNetnsSelfCheck(t *testing.T) {
 	a.Configure(t, "ipv4_pool = \"100.100.0.0/16\"\n")
 	a.Start(t, "--relay", "none", "--dns", "none", "--tun", "nt0")
 	says(t, a, "does not work in the tunnel", false)
+	logged := func(text string) {
+		t.Helper()
+		hosttest.Eventually(t, 15*time.Second, "log", func() error {
+			if out := a.Up.Output(); !strings.Contains(out, text) {
+				return errors.New(out)
+			}
+			return nil
+		})
+	}
 	nft := func(rule string) {
 		a.NS.Run(t, "nft", "add table inet t; add chain inet t i { type filter hook input priority 0; }; "+
 			"add chain inet t o { type filter hook output priority 0; }; add rule inet t "+rule)
 	}
+	nft(`i meta nfproto ipv4 iifname nt0 drop`) // nobody asks
+	logged("IPv4 does not work in the tunnel")
+	a.NS.Run(t, "nft", "delete table inet t")
+	logged("IPv4 works in the tunnel again")
 	for _, tc := range []struct{ rule, said string }{
 		{
 			`i ip saddr 100.64.0.0/10 iifname != "tailscale0" drop`,
@@ -576,5 +589,32 @@ func TestNetnsRemovedByHand(t *testing.T) {
 			}
 			return nil
 		})
+	}
+}
+
+// What `status` and `netcheck` say of proxies: a hint when TCP is dead and none is known,
+// which one is used and who named it, and one that cannot be used, which stops nothing.
+func TestNetnsProxyWords(t *testing.T) {
+	const hint = `if this network has a proxy, set proxy = "http://host:port" in nodetun.toml (sudo and systemd leave https_proxy out)`
+	a := hosttest.New(t, "a")
+	up := []string{"--relay", "http://127.0.0.1:9", "--dns", "none", "--tun", "nt0"}
+	a.Start(t, up...)
+	says(t, a, hint, true)
+	a.Stop(t)
+
+	t.Setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:3128")
+	a.Start(t, up...)
+	says(t, a, "relay http://127.0.0.1:9", true)
+	says(t, a, hint, false)
+	if out := a.Nodetun(t, "netcheck"); !strings.Contains(out, "relays are reached by the proxy http://me@127.0.0.1:3128, as HTTP_PROXY says") {
+		t.Errorf("netcheck does not name the proxy:\n%s", out)
+	}
+	a.Stop(t)
+
+	t.Setenv("HTTP_PROXY", "ftp://me:secret@127.0.0.1:21")
+	a.Start(t, up...)
+	says(t, a, "no proxy is used: HTTP_PROXY names a proxy of a kind that cannot be used: ftp", true)
+	if out := a.Nodetun(t, "status"); strings.Contains(out, "secret") {
+		t.Errorf("status shows a password:\n%s", out)
 	}
 }
