@@ -22,10 +22,10 @@ func sysctls(link string) []string {
 // watcher tells when the kernel announces a change of links, addresses, rules or
 // routes, and of the packet filter. Several announcements become one.
 type watcher struct {
-	inside   []netip.Prefix // routes in there concern us
-	changed  chan struct{}  // holds one
-	filtered chan struct{}  // holds one: the packet filter changed
-	feeds    [2]*feed       // of routes and of the packet filter; nil before the first
+	inside   []netip.Prefix    // routes in there concern us
+	changed  chan struct{}     // holds one
+	filtered chan struct{}     // holds one: the packet filter changed
+	feeds    [2]*feed          // of routes and of the packet filter; nil before the first
 	files    *fsnotify.Watcher // of sysctls; nil where there can be none
 	wg       sync.WaitGroup
 }

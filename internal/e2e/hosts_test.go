@@ -3,11 +3,16 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -276,8 +281,60 @@ func vxlan(t *testing.T, a *hosttest.Host, aAddr, bSeen string, b *hosttest.Host
 	}
 }
 
+// wireguard joins two hosts by wireguard-go, 10.50.0.1 and 10.50.0.2.
+func wireguard(t *testing.T, a *hosttest.Host, _, bSeen string, b *hosttest.Host, _, aSeen string) {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "wireguard-go")
+	if out, err := exec.Command("go", "build", "-o", program, "golang.zx2c4.com/wireguard").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var keys [2]*ecdh.PrivateKey
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, end := range []struct {
+		h     *hosttest.Host
+		other string
+	}{{a, bSeen}, {b, aSeen}} {
+		link := fmt.Sprintf("wg%d%c", os.Getpid(), 'a'+i) // also the name of its socket, which all namespaces share
+		end.h.Spawn(t, program, "-f", link)
+		settings := fmt.Sprintf("set=1\nprivate_key=%x\nlisten_port=51820\npublic_key=%x\nendpoint=%s:51820\nallowed_ip=10.50.0.0/24\n\n",
+			keys[i].Bytes(), keys[1-i].PublicKey().Bytes(), end.other)
+		hosttest.Eventually(t, 10*time.Second, "wireguard-go", func() error { return setWireGuard(link, settings) })
+		end.h.NS.Run(t, "ip", "addr", "add", fmt.Sprintf("10.50.0.%d/24", i+1), "dev", link)
+		end.h.NS.Run(t, "ip", "link", "set", link, "mtu", "1200", "up")
+	}
+}
+
+// setWireGuard sends settings to wireguard-go (wireguard.com/xplatform).
+func setWireGuard(link, settings string) error {
+	conn, err := net.Dial("unix", "/var/run/wireguard/"+link+".sock")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, settings); err != nil {
+		return err
+	}
+	answer, err := bufio.NewReader(conn).ReadString('\n')
+	if err == nil && answer != "errno=0\n" {
+		err = errors.New(answer)
+	}
+	return err
+}
+
 // A tunnel that runs over ours is no path of ours, though it has addresses of its own.
 func TestNetnsTunnelInside(t *testing.T) {
+	t.Run("vxlan", func(t *testing.T) { tunnelInside(t, vxlan) })
+	t.Run("wireguard", func(t *testing.T) { tunnelInside(t, wireguard) })
+}
+
+// tunnelInside joins two nodes by the relay alone, and their overlay addresses by a tunnel
+// within, which is not to become their path.
+func tunnelInside(t *testing.T, inner func(t *testing.T, a *hosttest.Host, aAddr, bSeen string, b *hosttest.Host, bAddr, aSeen string)) {
 	r := startRelay(t)
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")
@@ -293,7 +350,7 @@ func TestNetnsTunnelInside(t *testing.T) {
 		return a.OnPath(t, "relay")
 	})
 	as, bs := a.Status(t), b.Status(t)
-	vxlan(t, a, as.Self.IPv4, as.Peers[0].IPv4, b, bs.Self.IPv4, bs.Peers[0].IPv4)
+	inner(t, a, as.Self.IPv4, as.Peers[0].IPv4, b, bs.Self.IPv4, bs.Peers[0].IPv4)
 	hosttest.Eventually(t, 10*time.Second, "the inner tunnel", func() error {
 		out, err := a.NS.Try("ping", "-c1", "-W1", "10.50.0.2")
 		if err != nil {
