@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
 )
@@ -12,6 +13,8 @@ type Item struct {
 	Addr identity.NodeAddr
 	// Source names who says so, for status.
 	Source string
+	// Signed is when the node itself said so, and signed it; zero: it did not.
+	Signed time.Time
 }
 
 // Resolver finds addresses of nodes.
@@ -24,7 +27,7 @@ type Resolver interface {
 
 // Publisher makes this node known.
 type Publisher interface {
-	// Publish replaces what was published before. It returns at once; what it
-	// starts ends with the Publisher.
+	// Publish replaces what was published before. It returns at once; the rest is
+	// done while the Publisher runs.
 	Publish(addr identity.NodeAddr)
 }

@@ -66,7 +66,7 @@ func TestECDHNotAPoint(t *testing.T) {
 // S1: the identity key signs through functions with a fixed purpose only, and
 // does not leave its type. A new method has to be thought about here.
 func TestNoSigningOracle(t *testing.T) {
-	known := []string{"ECDH", "Format", "LogValue", "NodeID", "PortmapSecret", "ResetKey", "SignLogin", "SignRelay1x", "SignRelay1xTLS", "SignRelayV3", "SignTLS", "String"}
+	known := []string{"ECDH", "Format", "LogValue", "NodeID", "PortmapSecret", "ResetKey", "SignLogin", "SignPkarr", "SignRelay1x", "SignRelay1xTLS", "SignRelayV3", "SignTLS", "String"}
 	kind := reflect.TypeFor[*SecretKey]()
 	var got []string
 	for n := range kind.NumMethod() {
@@ -94,6 +94,9 @@ func TestSignaturesApart(t *testing.T) {
 	login, err := key.SignLogin("relay.example:443", [32]byte{3})
 	if err != nil || id.Verify(relayV3Message, login) {
 		t.Errorf("an answer to a challenge is a constant login, %v", err)
+	}
+	if id.Verify(relayV3Message, key.SignPkarr(3, nil)) || !bytes.Equal(PkarrMessage(30, []byte{1, 2}), []byte("3:seqi30e1:v2:\x01\x02")) {
+		t.Error("the message of a pkarr packet is wrong")
 	}
 	message, err := LoginMessage("r:1", [32]byte{0: 9, 31: 8}, id)
 	want := append(append([]byte("nodetun relay login 1\x00\x03r:1\x09"), make([]byte, 30)...), 8)

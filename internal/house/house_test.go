@@ -51,6 +51,7 @@ var layers = map[string][]string{
 	"magicsock":            {"identity", "magicsock/...", "relay/...", "internal/netmon", "internal/proxies"},
 	"discovery":            {"identity"},
 	"discovery/static":     {"identity", "discovery"},
+	"discovery/pkarr":      {"identity", "discovery"},
 	"endpoint":             {"identity", "magicsock/...", "discovery", "relay/..."},
 
 	"tun":      {"internal/vnet"},
@@ -82,7 +83,7 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netns":     {"internal/nstest"},
 	"github.com/spf13/cobra":           {"cmd/nodetun"},
 	"github.com/pelletier/go-toml/v2":  {"internal/config", "relay/relayserver"},
-	"github.com/miekg/dns":             {"dnsmap"},
+	"github.com/miekg/dns":             {"dnsmap", "discovery"},
 	"github.com/godbus/dbus/v5":        {"dnsmap"},
 	"github.com/coder/websocket":       {"relay/relayserver", "relay/relayclient"},
 	"github.com/coreos/go-systemd/v22": {"internal/daemon"},
