@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/ratelimit"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -52,7 +53,7 @@ type client struct {
 	// The reader's own.
 	sentTo  map[identity.NodeID]struct{}
 	lastDst identity.NodeID
-	budget  bucket
+	budget  ratelimit.Bucket
 	held    bool // it was held back at some time
 
 	mu    sync.Mutex // guards the field below
@@ -318,10 +319,10 @@ func (c *client) pace(n int) bool {
 	var debt time.Duration
 	now := time.Now()
 	if rate := l.ReceivePerClient; rate > 0 {
-		debt = c.budget.spend(now, float64(n), float64(rate), float64(l.ReceiveBurst))
+		debt = c.budget.Spend(now, float64(n), float64(rate), float64(l.ReceiveBurst))
 	}
 	if rate := l.ReceiveTotal; rate > 0 {
-		debt = max(debt, c.server.received.spend(now, float64(n), float64(rate), float64(l.ReceiveTotalBurst)))
+		debt = max(debt, c.server.received.Spend(now, float64(n), float64(rate), float64(l.ReceiveTotalBurst)))
 	}
 	if debt == 0 {
 		return true

@@ -127,7 +127,7 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 	}
 	raw, _ := r.Context().Value(rawConn{}).(*relay.Conn)
 	v := visitor{addr: s.clientOf(r), raw: raw, token: tokenOf(r), webSocket: upgrade == "websocket", leave: func() {}}
-	if !s.logins.allow(v.addr, time.Now()) {
+	if !s.logins.Allow(v.addr, time.Now()) {
 		s.count.loginsLimited.Add(1)
 		refuse(w, http.StatusTooManyRequests, "too many logins from this network")
 		return

@@ -1,27 +1,13 @@
 package relayserver
 
 import (
-	"hash/maphash"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
-)
 
-// prefixOf returns the prefix by which an address is limited: what one
-// customer usually has.
-func prefixOf(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := 24
-	if a.Is6() {
-		bits = 56
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
+	"github.com/nodetun/nodetun/internal/ratelimit"
+)
 
 // addrOf returns the IP address of a connection's end; one without (a pipe)
 // counts as the zero address.
@@ -30,81 +16,6 @@ func addrOf(a net.Addr) netip.Addr {
 		return ap.Addr()
 	}
 	return netip.Addr{}
-}
-
-// bucket is a token bucket; the holder guards it.
-type bucket struct {
-	tokens float64
-	last   time.Time
-}
-
-// fill adds what came in since the last call at rate a second, up to burst. A
-// new bucket is full.
-func (b *bucket) fill(now time.Time, rate, burst float64) {
-	if b.last.IsZero() {
-		b.tokens = burst
-	} else {
-		b.tokens = min(burst, b.tokens+rate*now.Sub(b.last).Seconds())
-	}
-	b.last = now
-}
-
-// take takes one token if there is one.
-func (b *bucket) take(now time.Time, rate, burst float64) bool {
-	b.fill(now, rate, burst)
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
-}
-
-// spend takes n tokens and returns how long it takes to earn those back that
-// were not there.
-func (b *bucket) spend(now time.Time, n, rate, burst float64) time.Duration {
-	b.fill(now, rate, burst)
-	b.tokens -= n
-	if b.tokens >= 0 {
-		return 0
-	}
-	return time.Duration(-b.tokens / rate * float64(time.Second))
-}
-
-// sharedBucket is a token bucket of many.
-type sharedBucket struct {
-	mu sync.Mutex // guards b
-	b  bucket
-}
-
-func (s *sharedBucket) spend(now time.Time, n, rate, burst float64) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.spend(now, n, rate, burst)
-}
-
-// rates is a table of fixed size of buckets, one for a prefix each; prefixes
-// that hash alike share one, and nobody outside can tell which do.
-type rates struct {
-	rate float64 // a second, and the burst; 0: no limit
-	seed maphash.Seed
-
-	mu      sync.Mutex // guards the buckets
-	buckets [4096]bucket
-}
-
-func newRates(perSecond int) *rates {
-	return &rates{rate: float64(perSecond), seed: maphash.MakeSeed()}
-}
-
-// allow takes one token for the address.
-func (r *rates) allow(a netip.Addr, now time.Time) bool {
-	if r.rate == 0 {
-		return true
-	}
-	i := maphash.Comparable(r.seed, prefixOf(a)) % uint64(len(r.buckets))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buckets[i].take(now, r.rate, r.rate)
 }
 
 // limitedListener bounds the connections: in all, from one prefix, and how many come
@@ -117,8 +28,8 @@ type limitedListener struct {
 	proxied     func(netip.Addr) bool // those count by the addresses behind them
 	failed      func(error)           // to accept
 	wrap        func(net.Conn) net.Conn
-	pace        bucket // Accept's own
-	told        bucket // Accept's own: how often who is too much is told so
+	pace        ratelimit.Bucket // Accept's own
+	told        ratelimit.Bucket // Accept's own: how often who is too much is told so
 
 	mu    sync.Mutex // guards the fields below
 	count int
@@ -131,7 +42,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	for {
 		if l.rate > 0 {
 			// Who has to wait waits in the system's queue. It is less than a second.
-			time.Sleep(l.pace.spend(time.Now(), 1, l.rate, l.burst))
+			time.Sleep(l.pace.Spend(time.Now(), 1, l.rate, l.burst))
 		}
 		c, err := l.Listener.Accept()
 		if err != nil {
@@ -139,7 +50,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		addr := addrOf(c.RemoteAddr())
-		p := prefixOf(addr)
+		p := ratelimit.PrefixOf(addr)
 		if l.proxied != nil && l.proxied(addr) {
 			p = netip.Prefix{}
 		}
@@ -147,7 +58,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return &limitedConn{Conn: l.wrap(c), leave: sync.OnceFunc(func() { l.leave(p) })}, nil
 		}
 		l.refused()
-		if !l.told.take(time.Now(), toldRate, toldRate) || !l.enterOver() {
+		if !l.told.Take(time.Now(), toldRate, toldRate) || !l.enterOver() {
 			_ = c.Close()
 			continue
 		}

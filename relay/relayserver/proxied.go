@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/nodetun/nodetun/internal/ratelimit"
 )
 
 // trusts reports whether an address is that of a proxy of the operator.
@@ -63,7 +65,7 @@ type crowd struct {
 
 // enter counts one in. leave is to be called once when ok, and not otherwise.
 func (c *crowd) enter(a netip.Addr) (leave func(), ok bool) {
-	p := prefixOf(a)
+	p := ratelimit.PrefixOf(a)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.max > 0 && c.open[p] >= c.max {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/metrics"
+	"github.com/nodetun/nodetun/internal/ratelimit"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -40,8 +41,8 @@ type Server struct {
 	// acceptErr is why the last connection could not be accepted; nil for never.
 	acceptErr atomic.Pointer[error]
 	guard     *guard
-	logins    *rates
-	received  sharedBucket
+	logins    *ratelimit.Table
+	received  ratelimit.Shared
 	names     names
 	proven    *proven
 	registry  registry
@@ -75,7 +76,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:    cfg,
 		logger: cfg.Logger,
 		guard:  newGuard(cfg.Access, cfg.Logger),
-		logins: newRates(cfg.Limits.LoginsPerSecond),
+		logins: ratelimit.NewTable(cfg.Limits.LoginsPerSecond),
 		stall:  writeStall,
 	}
 	s.names = newNames(&cfg)
@@ -131,7 +132,7 @@ func (s *Server) listenLocked() error {
 	if err != nil {
 		return bindError("STUN", s.cfg.STUNAddr, err)
 	}
-	limit := newRates(s.cfg.Limits.STUNPerSecond)
+	limit := ratelimit.NewTable(s.cfg.Limits.STUNPerSecond)
 	for _, conn := range conns {
 		s.stun = append(s.stun, &stunServer{conn: conn, limit: limit, count: &s.count})
 	}

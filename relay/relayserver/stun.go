@@ -11,12 +11,14 @@ import (
 	"github.com/pion/stun/v2"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"github.com/nodetun/nodetun/internal/ratelimit"
 )
 
 // stunServer answers binding requests on one socket.
 type stunServer struct {
 	conn  *net.UDPConn
-	limit *rates
+	limit *ratelimit.Table
 	count *counters
 }
 
@@ -151,7 +153,7 @@ func (s *stunServer) answer(b []byte, from netip.AddrPort, request, answer *stun
 		return false
 	}
 	s.count.stunRequests.Add(1)
-	if !s.limit.allow(from.Addr(), time.Now()) {
+	if !s.limit.Allow(from.Addr(), time.Now()) {
 		s.count.stunLimited.Add(1)
 		return false
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"github.com/nodetun/nodetun/internal/ratelimit"
 )
 
 const stunRequest = "000100082112a4420102030405060708090a0b0c802800045b20f9cc"
@@ -44,7 +46,7 @@ func TestSTUNVectors(t *testing.T) {
 		{"longer than it is", "000100ff2112a4420102030405060708090a0b0c", "203.0.113.5:1", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := &stunServer{limit: newRates(0), count: new(counters)}
+			s := &stunServer{limit: ratelimit.NewTable(0), count: new(counters)}
 			var request, answer stun.Message
 			ok := s.answer(unhex(t, test.request), netip.MustParseAddrPort(test.from), &request, &answer)
 			if ok != (test.want != "") {
@@ -120,7 +122,7 @@ func TestSTUNAnswersFromWhereItWasAsked(t *testing.T) {
 // worth much for reflecting.
 func TestSTUNRate(t *testing.T) {
 	count := new(counters)
-	s := &stunServer{limit: newRates(50), count: count}
+	s := &stunServer{limit: ratelimit.NewTable(50), count: count}
 	var request, answer stun.Message
 	b := unhex(t, stunRequest)
 	for range 1000 {
@@ -136,7 +138,7 @@ func TestSTUNRate(t *testing.T) {
 
 func FuzzSTUN(f *testing.F) {
 	f.Add(unhex(f, stunRequest))
-	s := &stunServer{limit: newRates(0), count: new(counters)}
+	s := &stunServer{limit: ratelimit.NewTable(0), count: new(counters)}
 	var request, answer stun.Message
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s.answer(b, netip.MustParseAddrPort("203.0.113.5:54321"), &request, &answer) && len(answer.Raw) != 32 {
@@ -146,7 +148,7 @@ func FuzzSTUN(f *testing.F) {
 }
 
 func BenchmarkSTUN(b *testing.B) {
-	s := &stunServer{limit: newRates(0), count: new(counters)}
+	s := &stunServer{limit: ratelimit.NewTable(0), count: new(counters)}
 	var request, answer stun.Message
 	packet, from := unhex(b, stunRequest), netip.MustParseAddrPort("203.0.113.5:54321")
 	b.ReportAllocs()

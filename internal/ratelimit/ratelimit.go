@@ -1,0 +1,100 @@
+package ratelimit
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// PrefixOf returns the prefix by which an address is limited: what one
+// customer usually has.
+func PrefixOf(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := 24
+	if a.Is6() {
+		bits = 56
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// Bucket is a token bucket; the holder guards it. The zero value is a full one.
+type Bucket struct {
+	tokens float64
+	last   time.Time
+}
+
+// fill adds what came in since the last call at rate a second, up to burst. A
+// new bucket is full.
+func (b *Bucket) fill(now time.Time, rate, burst float64) {
+	if b.last.IsZero() {
+		b.tokens = burst
+	} else {
+		b.tokens = min(burst, b.tokens+rate*now.Sub(b.last).Seconds())
+	}
+	b.last = now
+}
+
+// Take takes one token if there is one.
+func (b *Bucket) Take(now time.Time, rate, burst float64) bool {
+	b.fill(now, rate, burst)
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// Spend takes n tokens and returns how long it takes to earn those back that
+// were not there.
+func (b *Bucket) Spend(now time.Time, n, rate, burst float64) time.Duration {
+	b.fill(now, rate, burst)
+	b.tokens -= n
+	if b.tokens >= 0 {
+		return 0
+	}
+	return time.Duration(-b.tokens / rate * float64(time.Second))
+}
+
+// Shared is a token bucket of many.
+type Shared struct {
+	mu sync.Mutex // guards b
+	b  Bucket
+}
+
+// Spend is Bucket.Spend.
+func (s *Shared) Spend(now time.Time, n, rate, burst float64) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Spend(now, n, rate, burst)
+}
+
+// Table is a table of fixed size of buckets, one for a prefix each; prefixes
+// that hash alike share one, and nobody outside can tell which do.
+type Table struct {
+	rate float64 // a second, and the burst; 0: no limit
+	seed maphash.Seed
+
+	mu      sync.Mutex // guards the buckets
+	buckets [4096]Bucket
+}
+
+// NewTable limits each prefix to so many tokens a second, and as many at once; 0: no limit.
+func NewTable(perSecond int) *Table {
+	return &Table{rate: float64(perSecond), seed: maphash.MakeSeed()}
+}
+
+// Allow takes one token for the address.
+func (r *Table) Allow(a netip.Addr, now time.Time) bool {
+	if r.rate == 0 {
+		return true
+	}
+	i := maphash.Comparable(r.seed, PrefixOf(a)) % uint64(len(r.buckets))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buckets[i].Take(now, r.rate, r.rate)
+}
