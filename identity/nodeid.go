@@ -112,6 +112,15 @@ func (id NodeID) Hex() string { return hex.EncodeToString(id[:]) }
 // Z32 returns the z-base-32 text, the label of the node in DNS and pkarr.
 func (id NodeID) Z32() string { return encodingZ.EncodeToString(id[:]) }
 
+// ParseZ32 reads what Z32 writes. The error wraps ErrBadNodeID.
+func ParseZ32(text string) (NodeID, error) {
+	b, err := encodingZ.DecodeString(text)
+	if err != nil || len(text) != base32Len || encodingZ.EncodeToString(b) != text {
+		return NodeID{}, fmt.Errorf("%w: %d characters that are no z-base-32 of 32 bytes", ErrBadNodeID, len(text))
+	}
+	return NodeIDFromBytes(b)
+}
+
 // IsZero reports whether id is no node.
 func (id NodeID) IsZero() bool { return id == NodeID{} }
 

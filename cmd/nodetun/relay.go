@@ -57,7 +57,7 @@ func (a *app) relayCommand() *cobra.Command {
 		if err != nil {
 			return usage(err)
 		}
-		if cfg.Logger, err = a.relayLogger(cmd.ErrOrStderr()); err != nil {
+		if cfg.Logger, err = a.serverLogger(cmd.ErrOrStderr()); err != nil {
 			return usage(err)
 		}
 		server, err := relayserver.New(cfg)
@@ -133,8 +133,8 @@ func (f *relayFlags) overlay(cfg *relayserver.Config) {
 	cfg.RequireChallenge = cfg.RequireChallenge || f.cfg.RequireChallenge
 }
 
-// relayLogger logs to w as the common flags say.
-func (a *app) relayLogger(w io.Writer) (*slog.Logger, error) {
+// serverLogger logs to w as the common flags say.
+func (a *app) serverLogger(w io.Writer) (*slog.Logger, error) {
 	s := config.Default()
 	err := applyFlags(&s, a.flags, []override{{"log-level", "log_level", a.logLevel}, {"log-format", "log_format", a.logFormat}})
 	return newLogger(w, s.LogFormat, s.LogLevel), err

@@ -3,6 +3,7 @@ package pkarr
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -88,8 +89,19 @@ func (c Client) do(ctx context.Context, method string, id identity.NodeID, body 
 	case res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable:
 		return nil, &BusyError{Pause: pause(res.Header.Get("Retry-After"))}
 	default:
-		return nil, fmt.Errorf("the server answers %d %s", res.StatusCode, http.StatusText(res.StatusCode))
+		return nil, refusal(res.StatusCode, answer)
 	}
+}
+
+// refusal words the answer of a server that says why in JSON, or does not.
+func refusal(status int, body []byte) error {
+	var said struct {
+		Detail string `json:"detail"`
+	}
+	if json.Unmarshal(body, &said) == nil && said.Detail != "" {
+		return fmt.Errorf("the server answers %d: %s", status, identity.Clean(said.Detail, 200))
+	}
+	return fmt.Errorf("the server answers %d %s", status, http.StatusText(status))
 }
 
 // Pauses that a server may ask for.

@@ -35,8 +35,8 @@ var (
 	ErrTooLong      = fmt.Errorf("%w: it is longer than %d bytes", ErrBadPacket, MaxPayload)
 )
 
-// Packet is a signed statement of one node. It is made by [Signer] or [Parse], and its
-// signature is right.
+// Packet is a signed statement of one node. It is made by [Signer], [Parse] or [Restore],
+// and its signature is right.
 type Packet struct {
 	id      identity.NodeID
 	payload []byte
@@ -48,13 +48,10 @@ type Packet struct {
 //
 // The error wraps ErrBadPacket or ErrBadSignature. The packet keeps payload.
 func Parse(id identity.NodeID, payload []byte) (Packet, error) {
-	switch {
-	case len(payload) > MaxPayload:
-		return Packet{}, ErrTooLong
-	case len(payload) < headLen+dnsHeaderLen:
-		return Packet{}, fmt.Errorf("%w: it has %d bytes", ErrBadPacket, len(payload))
+	p, err := Restore(id, payload)
+	if err != nil {
+		return Packet{}, err
 	}
-	p := Packet{id: id, payload: payload}
 	if !id.Verify(identity.PkarrMessage(p.Timestamp(), p.message()), payload[:signatureLen]) {
 		return Packet{}, ErrBadSignature
 	}
@@ -62,6 +59,18 @@ func Parse(id identity.NodeID, payload []byte) (Packet, error) {
 		return Packet{}, fmt.Errorf("%w: its DNS message: %w", ErrBadPacket, err)
 	}
 	return p, nil
+}
+
+// Restore returns a packet that Parse took before, from a place that keeps it as it was:
+// the signature is not checked again.
+func Restore(id identity.NodeID, payload []byte) (Packet, error) {
+	switch {
+	case len(payload) > MaxPayload:
+		return Packet{}, ErrTooLong
+	case len(payload) < headLen+dnsHeaderLen:
+		return Packet{}, fmt.Errorf("%w: it has %d bytes", ErrBadPacket, len(payload))
+	}
+	return Packet{id: id, payload: payload}, nil
 }
 
 // ID returns the node that signed the packet.

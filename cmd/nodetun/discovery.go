@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodetun/nodetun/discovery/discoveryserver"
+)
+
+// discoveryFlags are those of `nodetun discovery`.
+type discoveryFlags struct {
+	dev   bool
+	store string
+	addrs []string
+	cfg   discoveryserver.Config
+}
+
+func (a *app) discoveryCommand() *cobra.Command {
+	var f discoveryFlags
+	cmd := &cobra.Command{
+		Use: "discovery", Short: "run a server that tells where nodes are",
+		Example: "  nodetun discovery --dev\n" +
+			"  nodetun up --discovery http://localhost:8080",
+		Args: cobra.NoArgs,
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&f.dev, "dev", false, "plain HTTP on all addresses, and without --store in memory: for tests and trusted networks")
+	flags.StringVar(&f.cfg.Addr, "addr", "", "TCP address for HTTP (default 127.0.0.1:8080; with --dev :8080)")
+	flags.StringVar(&f.cfg.DNSAddr, "dns-addr", ":5300", "UDP and TCP address for DNS, or none")
+	flags.StringVar(&f.cfg.MetricsAddr, "metrics-addr", "", "TCP address for Prometheus metrics and profiles (default none)")
+	flags.StringVar(&f.store, "store", "", "directory of the packets (default STATE-DIR/discovery)")
+	flags.StringArrayVar(&f.cfg.Origins, "origin", nil, "zone below which nodes have their names (repeatable; default the root)")
+	flags.StringArrayVar(&f.cfg.NameServers, "name-server", nil, "name of a server of these zones (repeatable)")
+	flags.StringArrayVar(&f.addrs, "address", nil, "IP address that the zones give themselves (repeatable)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		outliveReaders()
+		cfg, err := f.config()
+		if err != nil {
+			return usage(err)
+		}
+		if cfg.Logger, err = a.serverLogger(cmd.ErrOrStderr()); err != nil {
+			return usage(err)
+		}
+		where := "memory: it is lost at the end"
+		if !f.dev || f.store != "" {
+			if where = f.store; where == "" {
+				where = filepath.Join(a.stateDir, "discovery")
+			}
+			if cfg.Store, err = discoveryserver.OpenBolt(where); err != nil {
+				return err
+			}
+		}
+		server := discoveryserver.New(cfg)
+		if err := server.Listen(); err != nil {
+			return errors.Join(err, server.Close())
+		}
+		out := cmd.OutOrStdout()
+		fmt.Fprintf(out, "packets and DNS over HTTP on http://%s\n", server.Addr())
+		if addr := server.DNSAddr(); addr != nil {
+			fmt.Fprintf(out, "dns on %s\n", addr)
+		}
+		if addr := server.MetricsAddr(); addr != nil {
+			fmt.Fprintf(out, "metrics on http://%s/metrics\n", addr)
+		}
+		fmt.Fprintf(out, "store in %s\n", where)
+		return server.Run(cmd.Context())
+	}
+	return cmd
+}
+
+// config is what the flags say.
+func (f *discoveryFlags) config() (discoveryserver.Config, error) {
+	cfg := f.cfg
+	if cfg.DNSAddr == "none" {
+		cfg.DNSAddr = ""
+	}
+	switch {
+	case cfg.Addr == "" && f.dev:
+		cfg.Addr = ":8080"
+	case cfg.Addr == "":
+		cfg.Addr = "127.0.0.1:8080"
+	case !f.dev && !onLoopback(cfg.Addr):
+		return cfg, fmt.Errorf("plain HTTP on %s: use --dev in a trusted network; else an address of 127.0.0.0/8 or [::1], for a web server before it that has a certificate", cfg.Addr)
+	}
+	for _, text := range f.addrs {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return cfg, fmt.Errorf("--address: %q is no IP address", text)
+		}
+		cfg.Addrs = append(cfg.Addrs, addr)
+	}
+	return cfg, nil
+}
+
+func onLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
