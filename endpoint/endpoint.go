@@ -342,6 +342,9 @@ func (e *Endpoint) NodeID() identity.NodeID { return e.cfg.Socket.Key.NodeID() }
 // Socket returns the packet socket, which knows paths and addresses.
 func (e *Endpoint) Socket() *magicsock.Conn { return e.socket }
 
+// Resolves reports whether there is a Resolver.
+func (e *Endpoint) Resolves() bool { return e.cfg.Resolver != nil }
+
 // LocalAddrs returns the bound UDP addresses; zero for a family that is missing.
 func (e *Endpoint) LocalAddrs() (v4, v6 netip.AddrPort) { return e.socket.LocalAddrs() }
 

@@ -68,7 +68,7 @@ func (c *Conn) callMeAddrs(node identity.NodeID) []netip.AddrPort {
 	paired := c.cfg.Paired != nil && c.cfg.Paired(node)
 	var list []netip.AddrPort
 	add := func(a netip.AddrPort) {
-		if len(list) < maxCallMe && !slices.Contains(list, a) && (paired || !isPrivate(a.Addr())) {
+		if len(list) < maxCallMe && !slices.Contains(list, a) && (paired || !IsPrivate(a.Addr())) {
 			list = append(list, a)
 		}
 	}

@@ -286,8 +286,8 @@ func (b *addrBook) own() []netip.AddrPort {
 	return own
 }
 
-// isPrivate says that an address is of use inside some network only.
-func isPrivate(a netip.Addr) bool {
+// IsPrivate says that an address is of use inside some network only.
+func IsPrivate(a netip.Addr) bool {
 	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || sharedSpace.Contains(a)
 }
 

@@ -24,7 +24,7 @@ func (a *app) statusCommand() *cobra.Command {
 
 // showStatus prints the status for people.
 func showStatus(p *printer, s localapi.Status, now time.Time) {
-	showSelf(p, s.Self, s.Relays)
+	showSelf(p, s, now)
 	p.linef("")
 	if len(s.Peers) == 0 {
 		p.linef("no peers (try: sudo nodetun peer add <id>)")
@@ -48,7 +48,8 @@ func showStatus(p *printer, s localapi.Status, now time.Time) {
 }
 
 // showSelf prints who this node is.
-func showSelf(p *printer, s localapi.Self, relays []localapi.Relay) {
+func showSelf(p *printer, status localapi.Status, now time.Time) {
+	s := status.Self
 	uptime := ""
 	if s.UptimeS != nil {
 		uptime = ", up " + (time.Duration(*s.UptimeS) * time.Second).String()
@@ -60,14 +61,31 @@ func showSelf(p *printer, s localapi.Self, relays []localapi.Relay) {
 		{"addresses", strings.TrimSpace(s.IPv6 + " " + strings.TrimPrefix(orDash(s.IPv4), "-"))},
 		{"relay", relayText(s)},
 	}
-	for _, r := range relays {
+	for _, r := range status.Relays {
 		if s.Relay == nil || r.URL != *s.Relay || r.State != "connected" {
 			rows = append(rows, []string{"", relayState(r)})
 		}
 	}
 	rows = append(rows, []string{"NAT", natText(s)})
 	direct := strings.Join(s.DirectAddresses, " ")
-	p.table(append(rows, []string{"reachable at", orDash(&direct)}))
+	rows = append(rows, []string{"reachable at", orDash(&direct)})
+	for _, published := range status.Published {
+		rows = append(rows, []string{"made known at", publishedText(published, now)})
+	}
+	p.table(rows)
+}
+
+func publishedText(p localapi.Publication, now time.Time) string {
+	text := p.Server
+	if p.Last != nil {
+		text += ", " + ago(now.Sub(*p.Last))
+	} else {
+		text += ", not yet"
+	}
+	if p.Error != nil {
+		text += ": " + *p.Error
+	}
+	return text
 }
 
 func relayText(s localapi.Self) string {

@@ -15,6 +15,9 @@ import (
 	"github.com/nodetun/nodetun/identity"
 )
 
+// DefaultServer is that of number 0, where iroh-net publishes.
+const DefaultServer = "https://dns.iroh.link/pkarr"
+
 // requestTimeout ends a request.
 const requestTimeout = 10 * time.Second
 

@@ -15,7 +15,7 @@ import (
 // methods may be called from any goroutine.
 type Signer struct {
 	key  *identity.SecretKey
-	keep func(timestamp uint64) error
+	keep func(timestamp uint64)
 
 	mu   sync.Mutex // guards the fields below
 	last uint64     // timestamp of the newest packet
@@ -28,9 +28,9 @@ type Signer struct {
 const keepGap = uint64(time.Hour / time.Microsecond)
 
 // NewSigner returns the signer of a node whose newest packet has the timestamp last, 0 if
-// there is none. keep is told the timestamps that a later run must know, before packets
-// with them are used; nil: they are not kept.
-func NewSigner(key *identity.SecretKey, last uint64, keep func(timestamp uint64) error) *Signer {
+// there is none. keep is told the timestamps that a later run should know, before packets
+// with them are used; nil: nobody is told. A run that does not know asks the server.
+func NewSigner(key *identity.SecretKey, last uint64, keep func(timestamp uint64)) *Signer {
 	return &Signer{key: key, keep: keep, last: last, kept: last}
 }
 
@@ -48,9 +48,7 @@ func (s *Signer) Sign(now time.Time, addr identity.NodeAddr) (Packet, error) {
 	timestamp := max(uint64(max(now.UnixMicro(), 1)), s.last+1)
 	says := discovery.Records(addr)
 	if s.keep != nil && (s.said == nil || timestamp > s.kept+keepGap || !slices.Equal(says, s.said)) {
-		if err := s.keep(timestamp); err != nil {
-			return Packet{}, err
-		}
+		s.keep(timestamp)
 		s.kept = timestamp
 	}
 	s.last, s.said = timestamp, says

@@ -26,6 +26,8 @@ type Addresses struct {
 	Self LastGood `json:"self,omitzero"`
 	// Peers is where peers were found last.
 	Peers map[identity.NodeID]LastGood `json:"peers,omitempty"`
+	// Signed is the timestamp of the newest packet that this node published.
+	Signed uint64 `json:"signed,omitempty"`
 }
 
 // LastGood is where one node was found last, the best address first.
@@ -33,6 +35,8 @@ type LastGood struct {
 	Direct []netip.AddrPort  `json:"direct,omitempty"`
 	Relay  identity.RelayURL `json:"relay,omitzero"`
 	Seen   time.Time         `json:"seen,omitzero"`
+	// Signed is the timestamp of the newest packet of the node, in microseconds since 1970.
+	Signed uint64 `json:"signed,omitempty"`
 }
 
 // Addr returns the address of the node, as the endpoint takes it.

@@ -19,10 +19,10 @@ const saveDelay = 2 * time.Second
 // maxGood is how many addresses of a peer are kept.
 const maxGood = 8
 
-// addressesChanged asks the saver and the watch of the ticket to look again; it never
-// blocks.
+// addressesChanged asks the saver, the watch of the ticket and the publisher to look again;
+// it never blocks.
 func (d *Daemon) addressesChanged() {
-	for _, kick := range []chan<- struct{}{d.changed, d.ticketKick} {
+	for _, kick := range []chan<- struct{}{d.changed, d.ticketKick, d.finder.kick} {
 		select {
 		case kick <- struct{}{}:
 		default:
@@ -49,6 +49,8 @@ func (d *Daemon) saveAddresses(ctx context.Context) error {
 
 // writeAddresses writes the file if it would differ.
 func (d *Daemon) writeAddresses() {
+	d.saving.Lock()
+	defer d.saving.Unlock()
 	d.mu.Lock()
 	old := d.good
 	known := make(map[identity.NodeID]bool, len(d.peers))
@@ -57,7 +59,7 @@ func (d *Daemon) writeAddresses() {
 	}
 	d.mu.Unlock()
 
-	next := config.Addresses{Pool: d.pool, IPv4: d.table.Saved(), Self: d.selfGood(old.Self), Peers: maps.Clone(old.Peers)}
+	next := config.Addresses{Pool: d.pool, IPv4: d.table.Saved(), Self: d.selfGood(old.Self), Peers: maps.Clone(old.Peers), Signed: max(old.Signed, d.signed.Load())}
 	if next.Peers == nil {
 		next.Peers = make(map[identity.NodeID]config.LastGood)
 	}
@@ -65,6 +67,12 @@ func (d *Daemon) writeAddresses() {
 	for _, info := range d.endpoint.Socket().Remotes() {
 		if good, ok := lastGood(info); ok && known[info.ID] {
 			next.Peers[info.ID] = good
+		}
+	}
+	for id := range known {
+		if good, newest := next.Peers[id], d.finder.history.Newest(id); newest > good.Signed {
+			good.Signed = newest
+			next.Peers[id] = good
 		}
 	}
 	if reflect.DeepEqual(next, old) {

@@ -69,6 +69,7 @@ type Daemon struct {
 	link     *link
 	host     *routing.Host
 	resolver *resolver
+	finder   *finder
 	proxies  *proxies.Proxies
 	// engine is made last; until then the endpoint admits nobody.
 	engine  *engine.Engine
@@ -76,6 +77,8 @@ type Daemon struct {
 	metrics net.Listener // nil: none
 	// changed wakes the saver of addresses, hostChanged the check of the tunnel.
 	changed, hostChanged chan struct{}
+	// signed is the timestamp of the newest packet that this node published.
+	signed atomic.Uint64
 	// ticketKick says that the ticket may be another one.
 	ticketKick chan struct{}
 
@@ -98,6 +101,8 @@ type Daemon struct {
 	extra      []config.Peer
 	peerHealth []localapi.Health
 	good       config.Addresses
+
+	saving sync.Mutex // held while addresses.json is written; taken before mu
 }
 
 // ErrPrivilege says that the process may not make network interfaces.
@@ -125,6 +130,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		d.cleanLeftovers,
 		d.readFiles,
 		d.openTable,
+		d.openDiscovery,
 		d.openEndpoint,
 		d.openNames,
 		d.openLink,
@@ -172,6 +178,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	}
 	group.Go(func() error { return d.saveAddresses(ctx) })
 	group.Go(func() error { return d.watchTunnel(ctx) })
+	group.Go(func() error { return d.publish(ctx) })
 	group.Go(func() error { return d.reloadOnSignal(ctx) })
 
 	d.change.Lock()

@@ -30,8 +30,9 @@ func (d *Daemon) applyPeers(list []config.Peer) {
 			continue
 		}
 		peers = append(peers, p)
-		entries = append(entries, engine.Peer{ID: p.ID, Name: p.Name, Rules: p.Rules, Addr: d.addrOf(p)})
+		entries = append(entries, engine.Peer{ID: p.ID, Name: p.Name, Rules: p.Rules, Addr: addrOf(p)})
 	}
+	d.remind(peers)
 	d.engine.SetPeers(entries)
 	for _, p := range old {
 		if indexOf(peers, p.ID) < 0 {
@@ -79,20 +80,21 @@ func withExtra(list, extra []config.Peer) []config.Peer {
 	return all
 }
 
-// addrOf joins what the user said of a peer's address and what was learnt.
-func (d *Daemon) addrOf(p config.Peer) identity.NodeAddr {
-	d.mu.Lock()
-	learnt := d.good.Peers[p.ID]
-	d.mu.Unlock()
-	addr := identity.NodeAddr{ID: p.ID, Relay: p.Relay, Direct: union(p.Addrs, learnt.Direct)}
-	if addr.Relay.IsZero() {
-		addr.Relay = learnt.Relay
+// remind tells the socket what is known of peers without asking anybody, so that all of
+// them can be greeted at once.
+func (d *Daemon) remind(peers []config.Peer) {
+	for _, p := range peers {
+		for _, source := range d.finder.known {
+			if addr, ok := source.Find(p.ID); ok && !addr.IsEmpty() {
+				_ = d.endpoint.Socket().AddNodeAddr(addr, source.Name) // what was left out is asked for at the dial
+			}
+		}
 	}
-	if relays := relaysOf(&d.cfg.Settings); addr.Relay.IsZero() && len(relays) > 0 {
-		// Nodes of one configuration meet at its first relay.
-		addr.Relay = relays[0]
-	}
-	return addr
+}
+
+// addrOf is what the user said of where a peer is.
+func addrOf(p config.Peer) identity.NodeAddr {
+	return identity.NodeAddr{ID: p.ID, Relay: p.Relay, Direct: p.Addrs}
 }
 
 // union returns a, and what b has beside it.

@@ -32,7 +32,7 @@ func (d *Daemon) Status(ctx context.Context) (localapi.Status, error) {
 	for _, state := range states {
 		peers = append(peers, d.peerRow(state, entries[state.ID]))
 	}
-	return localapi.Status{Self: self, Peers: peers, Relays: d.relayRows(), Health: d.health(states)}, nil
+	return localapi.Status{Self: self, Peers: peers, Relays: d.relayRows(), Published: d.publications(), Health: d.health(states)}, nil
 }
 
 // relayRows tells how it stands with each relay, the home first.
@@ -144,6 +144,7 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	}
 	d.socketHealth(warn)
 	d.relayHealth(warn)
+	d.publishHealth(warn)
 	if d.poolFail != nil {
 		warn("no IPv4 in the tunnel: "+oneLine(d.poolFail), "set ipv4_pool to a prefix that this host does not use")
 	}

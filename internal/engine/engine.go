@@ -213,7 +213,7 @@ func (e *Engine) greet(fresh []*peer) {
 			continue
 		}
 		e.cfg.Endpoint.Socket().Ping(p.id)
-		if i < greetLimit && p.hasAddress() {
+		if i < greetLimit && p.mayBeFound() {
 			e.spawn(p.greet)
 		}
 	}

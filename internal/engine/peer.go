@@ -11,6 +11,7 @@ import (
 	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/internal/rules"
 	"github.com/nodetun/nodetun/internal/wire"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
 // access is what a peer may do here. It is never changed, only replaced.
@@ -79,7 +80,7 @@ func (p *peer) configure(entry Peer) {
 	p.name, p.addr = entry.Name, entry.Addr
 	p.mu.Unlock()
 	if len(entry.Addr.Direct) > 0 || !entry.Addr.Relay.IsZero() {
-		if err := p.engine.cfg.Endpoint.Socket().AddNodeAddr(entry.Addr, "peers"); err != nil {
+		if err := p.engine.cfg.Endpoint.Socket().AddNodeAddr(entry.Addr, string(nodemap.SourceApp)); err != nil {
 			p.fail("the address given for it cannot be used: "+err.Error(), false)
 		}
 	}
@@ -108,11 +109,11 @@ func (p *peer) forget() {
 // allowed reports whether this host talks with the peer at all.
 func (p *peer) allowed() bool { return !p.access.Load().denied }
 
-// hasAddress reports whether an address or a relay of the peer was configured.
-func (p *peer) hasAddress() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.addr.Direct) > 0 || !p.addr.Relay.IsZero()
+// mayBeFound reports whether a dial has a chance: something is known of where the peer is,
+// or may be found out.
+func (p *peer) mayBeFound() bool {
+	info, known := p.engine.cfg.Endpoint.Socket().Remote(p.id)
+	return known && (len(info.Addrs) > 0 || !info.RelayInfo.URL.IsZero()) || p.engine.cfg.Endpoint.Resolves()
 }
 
 // judgeFlows ends the running inbound flows that the rules no longer allow.

@@ -65,7 +65,7 @@ var layers = map[string][]string{
 	"internal/config":   {"identity", "internal/atomicfile", "internal/rules", "internal/plaintext", "internal/proxies"},
 	"internal/localapi": {"identity", "magicsock/netcheck"},
 	"internal/daemon": {
-		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "internal/engine",
+		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "magicsock/udpconn", "internal/engine",
 		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "relay",
 	},
 

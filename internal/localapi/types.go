@@ -40,10 +40,21 @@ type Backend interface {
 
 // Status is all that `nodetun status` shows.
 type Status struct {
-	Self   Self     `json:"self"`
-	Peers  []Peer   `json:"peers"`
-	Relays []Relay  `json:"relays"`
-	Health []Health `json:"health"`
+	Self   Self    `json:"self"`
+	Peers  []Peer  `json:"peers"`
+	Relays []Relay `json:"relays"`
+	// Published is where this node is made known.
+	Published []Publication `json:"published"`
+	Health    []Health      `json:"health"`
+}
+
+// Publication is one place where this node is made known.
+type Publication struct {
+	Server string `json:"server"`
+	// Last is when that worked last, Error what the last attempt failed of; null for
+	// neither.
+	Last  *time.Time `json:"last"`
+	Error *string    `json:"error"`
 }
 
 // Relay is a relay that this node is connected with or tries to be.

@@ -212,10 +212,11 @@ func (m *Map) Add(now time.Time, addr identity.NodeAddr, source Source) ([]Actio
 	if n == nil {
 		return nil, ErrNoAddresses
 	}
-	if !addr.Relay.IsZero() {
-		m.setRelay(n, addr.Relay)
-	}
 	fresh := 0
+	if !addr.Relay.IsZero() && m.nameRelay(now, n, addr.Relay, source) {
+		n.turn.callMe = time.Time{} // it went by another relay
+		fresh++
+	}
 	for _, a := range m.filter.Select(addr.Direct, source) {
 		known := n.path(a) != nil
 		if p := m.addPath(now, n, a, source); p != nil && !known {
@@ -230,6 +231,23 @@ func (m *Map) Add(now time.Time, addr identity.NodeAddr, source Source) ([]Actio
 		return m.done(), ErrNoAddresses
 	}
 	return m.done(), nil
+}
+
+// nameRelay notes the relay that source says the node uses, and reports whether that is
+// another one. A relay through which a pong came lately stays (S12), and so does one that
+// somebody named whose word counts for more (S27).
+func (m *Map) nameRelay(now time.Time, n *node, u identity.RelayURL, source Source) bool {
+	r := &n.relay
+	switch {
+	case r.url == u && source.weight() >= r.named.weight():
+		r.named = source
+		return false
+	case r.url == u, !r.url.IsZero() && (age(now, r.lastPong) < trustTime || source.weight() < r.named.weight()):
+		return false
+	}
+	m.setRelay(n, u)
+	r.named = source
+	return true
 }
 
 // setRelay notes the relay of a node.

@@ -41,6 +41,7 @@ type node struct {
 // relayPath is what is known about the relay of a node.
 type relayPath struct {
 	url                                        identity.RelayURL
+	named                                      Source // who named it; empty: the node was heard through it
 	lastPing, lastPong, lastPayload, lastHeard time.Time
 	latency                                    time.Duration
 	down                                       time.Time // our link to it broke; zero: it works, or is not in use

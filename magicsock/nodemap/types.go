@@ -103,8 +103,8 @@ const (
 	PunchOff
 )
 
-// Source says where a direct address came from. Discovery services use their
-// own names.
+// Source says who named an address or a relay. Discovery services that are not listed
+// here use their own names.
 type Source string
 
 // Sources known to this package.
@@ -113,7 +113,23 @@ const (
 	SourceRelay Source = "relay" // a call-me-maybe of the node named it
 	SourceSaved Source = "saved" // the last good addresses on disk
 	SourceApp   Source = "app"   // the user or the application gave it: never given up while payload is sent
+	SourcePkarr Source = "pkarr" // a packet that the node signed, from a server
+	SourceDHT   Source = "dht"   // the same, from the DHT
+	SourceGuess Source = "guess" // nobody: where nodes of one configuration meet
 )
+
+// weight says whose word about a relay counts for more: the user's and the node's own,
+// signed, before that of others, and that before a guess.
+func (s Source) weight() int {
+	switch s {
+	case SourceApp, SourcePkarr, SourceDHT:
+		return 2
+	case SourceGuess:
+		return 0
+	default:
+		return 1
+	}
+}
 
 // ConnType is the kind of path that payload to a node takes.
 type ConnType uint8

@@ -1,0 +1,180 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodetun/nodetun/discovery"
+	"github.com/nodetun/nodetun/discovery/pkarr"
+	"github.com/nodetun/nodetun/discovery/static"
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/magicsock"
+	"github.com/nodetun/nodetun/magicsock/nodemap"
+	"github.com/nodetun/nodetun/magicsock/udpconn"
+)
+
+// finder finds nodes and makes this one known.
+type finder struct {
+	sources discovery.Concurrent
+	// known are those of them that need nobody.
+	known   []static.Func
+	history *pkarr.History
+	// publisher is nil if this node is not made known.
+	publisher *pkarr.Publisher
+	server    string
+	kick      chan struct{} // holds one: where this node is may have changed
+}
+
+// packetServer is the URL of the server that keeps signed packets, empty for none. A URL
+// without a path is that of a whole discovery server.
+func packetServer(s *config.Settings) string {
+	switch s.Discovery {
+	case "none":
+		return ""
+	case "":
+		return pkarr.DefaultServer
+	}
+	u, err := url.Parse(s.Discovery)
+	if err == nil && strings.Trim(u.Path, "/") == "" {
+		u.Path = "/pkarr"
+		return u.String()
+	}
+	return s.Discovery
+}
+
+// openDiscovery prepares the sources that are asked for nodes, and the publisher.
+func (d *Daemon) openDiscovery(context.Context) error {
+	s := &d.cfg.Settings
+	f := &finder{history: &pkarr.History{}, kick: make(chan struct{}, 1), server: packetServer(s)}
+	d.finder = f
+	d.mu.Lock()
+	for id, good := range d.good.Peers {
+		f.history.Set(id, good.Signed)
+	}
+	last := d.good.Signed
+	d.mu.Unlock()
+	f.known = append(f.known, static.Func{Name: string(nodemap.SourceSaved), Find: d.savedAddr})
+	if relays := relaysOf(s); len(relays) > 0 {
+		// Nodes of one configuration meet at its first relay.
+		f.known = append(f.known, static.Func{Name: string(nodemap.SourceGuess), Find: func(id identity.NodeID) (identity.NodeAddr, bool) {
+			return identity.NodeAddr{ID: id, Relay: relays[0]}, true
+		}})
+	}
+	for _, source := range f.known {
+		f.sources = append(f.sources, source)
+	}
+	if f.server == "" {
+		return nil
+	}
+	client := pkarr.Client{URL: f.server, HTTP: d.httpClient()}
+	d.undo.add(func() error { client.HTTP.CloseIdleConnections(); return nil })
+	f.sources = append(f.sources, pkarr.Resolver{Client: client, History: f.history})
+	if s.Publish != "none" {
+		f.publisher = pkarr.NewPublisher(client, pkarr.NewSigner(d.key, last, d.keepSigned), d.log)
+	}
+	return nil
+}
+
+// savedAddr is where a peer was found last.
+func (d *Daemon) savedAddr(id identity.NodeID) (identity.NodeAddr, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	good, ok := d.good.Peers[id]
+	return good.Addr(id), ok
+}
+
+// httpClient makes requests outside the tunnel, by the proxy of the settings.
+func (d *Daemon) httpClient() *http.Client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: udpconn.MarkControl(d.cfg.Settings.Fwmark, d.log)}
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext: dialer.DialContext, Proxy: func(r *http.Request) (*url.URL, error) { return d.proxies.For(r.URL), nil },
+			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+			MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 16 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("the server sends requests elsewhere") },
+	}
+}
+
+// keepSigned writes down the timestamp of what this node published last.
+func (d *Daemon) keepSigned(timestamp uint64) {
+	d.signed.Store(timestamp)
+	d.writeAddresses()
+}
+
+// publish makes this node known until ctx ends, anew whenever it is somewhere else.
+func (d *Daemon) publish(ctx context.Context) error {
+	if d.finder.publisher == nil {
+		return nil
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- d.finder.publisher.Run(ctx) }()
+	var last []string
+	for {
+		if addr := d.toPublish(); !addr.IsEmpty() {
+			if says := discovery.Records(addr); !slices.Equal(says, last) {
+				last = says
+				d.finder.publisher.Publish(addr)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return <-ended
+		case <-d.finder.kick:
+		}
+	}
+}
+
+// toPublish is what others may know of where this node is (S11, S27): its relay, and with
+// publish = "all" its public addresses.
+func (d *Daemon) toPublish() identity.NodeAddr {
+	addr := d.endpoint.NodeAddr()
+	if d.cfg.Settings.Publish != "all" {
+		addr.Direct = nil
+	}
+	addr.Direct = slices.DeleteFunc(addr.Direct, func(a netip.AddrPort) bool { return magicsock.IsPrivate(a.Addr()) })
+	return addr
+}
+
+// publications tells how it goes with making this node known.
+func (d *Daemon) publications() []localapi.Publication {
+	list := []localapi.Publication{}
+	if d.finder.publisher == nil {
+		return list
+	}
+	p := localapi.Publication{Server: d.finder.server}
+	status := d.finder.publisher.Status()
+	if !status.Last.IsZero() {
+		p.Last = pointer(status.Last.UTC().Truncate(time.Second))
+	}
+	if status.Err != nil {
+		p.Error = pointer(identity.Clean(oneLine(status.Err), 200))
+	}
+	return append(list, p)
+}
+
+// publishPatience is for how long publishing may fail before the user should know.
+const publishPatience = time.Minute
+
+// publishHealth tells that others do not learn where this node is.
+func (d *Daemon) publishHealth(warn func(what, fix string)) {
+	for _, p := range d.publications() {
+		since := d.began
+		if p.Last != nil {
+			since = *p.Last
+		}
+		if p.Error != nil && time.Since(since) > publishPatience {
+			warn("this node is not made known at "+p.Server+": "+*p.Error, "it is tried again by itself; who knows no address of this machine does not find it until then")
+		}
+	}
+}

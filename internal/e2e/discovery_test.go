@@ -1,0 +1,128 @@
+//go:build linux
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/hosttest"
+	"github.com/nodetun/nodetun/internal/nstest"
+)
+
+// discoveryURL is that of the discovery server of the public network.
+const discoveryURL = "http://203.0.113.1:8080"
+
+// startDiscovery runs a discovery server on the public network.
+func startDiscovery(t *testing.T, n *hosttest.Internet, args ...string) *hosttest.Process {
+	t.Helper()
+	argv := append([]string{hosttest.Program(), "discovery", "--dev", "--addr", "203.0.113.1:8080", "--dns-addr", "203.0.113.1:5300"}, args...)
+	p := n.Spawn(t, argv...)
+	n.AwaitListener(t, "8080")
+	return p
+}
+
+// publishes waits until the host says that it is made known.
+func publishes(t *testing.T, h *hosttest.Host) {
+	t.Helper()
+	hosttest.Eventually(t, 10*time.Second, "made known", func() error {
+		out := h.Nodetun(t, "status")
+		if !strings.Contains(out, "made known at  "+discoveryURL+"/pkarr, ") || strings.Contains(out, "not yet") {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
+// Two nodes behind NATs know each other's NodeID and nothing else, and the one that is
+// called is at another relay than the first one of the caller: it is found by what it
+// published. Then its address outside changes, then it moves to another relay.
+func TestNetnsFoundByKey(t *testing.T) {
+	n := hosttest.NewInternet(t)
+	n.StartRelay(t, 0)
+	n.StartRelay(t, 1)
+	server := startDiscovery(t, n)
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	ra, rb := n.Router(t, hosttest.RouterConfig{Kind: hosttest.Easy}), n.Router(t, hosttest.RouterConfig{Kind: hosttest.Easy, LAN: 2})
+	ra.Join(t, a)
+	rb.Join(t, b)
+	hosttest.Befriend(t, a, "", b, "", "--allow", "all")
+	b.Start(t, "--relay", hosttest.RelayURL(1), "--discovery", discoveryURL)
+	publishes(t, b)
+	a.Start(t, "--relay", hosttest.RelayURL(0), "--relay", hosttest.RelayURL(1), "--discovery", discoveryURL)
+	publishes(t, a)
+	_, key := b.Sshd(t)
+	began := time.Now()
+	a.SSHWorks(t, key, b.ID(t)+".node.internal")
+	if took := time.Since(began); took > 2*nstest.Slack*time.Second {
+		t.Errorf("the first ssh took %v", took)
+	}
+	a.AwaitPath(t, 15*time.Second, "direct")
+
+	// What the server has resolves with dig, as what others published does.
+	out := n.NS.Run(t, "dig", "+short", "@203.0.113.1", "-p", "5300", "_iroh."+z32(t, b)+".", "TXT")
+	if want := fmt.Sprintf("%q\n", "relay="+hosttest.RelayURL(1)); out != want {
+		t.Errorf("dig says %q, want %q", out, want)
+	}
+
+	// Its address changes while nobody is connected: it is the relay that finds it.
+	b.Stop(t)
+	n.Renumber(t, rb)
+	b.Start(t, "--relay", hosttest.RelayURL(1), "--discovery", discoveryURL)
+	began = time.Now()
+	hosttest.Eventually(t, 10*time.Second, "found again", func() error {
+		if out, err := a.NS.Try("ping", "-c1", "-W1", "bob.node.internal"); err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if took := time.Since(began); took > 5*nstest.Slack*time.Second {
+		t.Errorf("found after %v", took)
+	}
+
+	// Without the server all goes on, and status says what is missing.
+	server.Signal(9)
+	server.Wait(t, 5*time.Second)
+	a.SSHWorks(t, key, "bob.node.internal")
+}
+
+// z32 is the name of a host's node in DNS.
+func z32(t *testing.T, h *hosttest.Host) string {
+	t.Helper()
+	id, err := identity.ParseNodeID(h.ID(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.Z32()
+}
+
+// Where a node is was published in full, and one without relay finds it.
+func TestNetnsFoundByKeyWithoutRelay(t *testing.T) {
+	n := hosttest.NewInternet(t)
+	startDiscovery(t, n)
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	n.Join(t, a)
+	n.Join(t, b)
+	b.Configure(t, "publish = \"all\"\n")
+	hosttest.Befriend(t, a, "", b, "", "--allow", "all")
+	for _, h := range []*hosttest.Host{b, a} {
+		h.Start(t, "--relay", "none", "--discovery", discoveryURL)
+	}
+	publishes(t, b)
+	if out := a.Nodetun(t, "status"); strings.Contains(out, discoveryURL+"/pkarr, now") { // publish = "relay", of which it has none
+		t.Errorf("it is made known where it is:\n%s", out)
+	}
+	hosttest.Eventually(t, 5*time.Second, "ping", func() error {
+		if out, err := a.NS.Try("ping", "-c1", "-W1", "bob.node.internal"); err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if err := a.OnPath(t, "direct"); err != nil {
+		t.Error(err)
+	}
+}
