@@ -121,6 +121,9 @@ func peerLabel(p localapi.Peer) string {
 	if p.Name != "" {
 		return p.Name
 	}
+	if p.OnDemand {
+		return p.ID.Short() + " (no peer)"
+	}
 	return p.ID.Short()
 }
 

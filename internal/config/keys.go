@@ -33,7 +33,7 @@ func settings() []setting {
 		{key: "name", set: text(func(s *Settings) *string { return &s.Name })},
 		{key: "zone", set: text(func(s *Settings) *string { return &s.Zone })},
 		{key: "search", set: flag(func(s *Settings) *bool { return &s.Search })},
-		{key: "on_demand", set: oneOf(func(s *Settings) *string { return &s.OnDemand }, "ssh", "any", "off"), means: []any{"off"}},
+		{key: "on_demand", set: oneOf(func(s *Settings) *string { return &s.OnDemand }, "ssh", "any", "off")},
 		{key: "port", set: setPort},
 		{key: "bind", set: setBind},
 		{key: "relays", set: setRelays},

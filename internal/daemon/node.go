@@ -31,7 +31,7 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 		socket.RelayTokens = map[identity.RelayURL]string{to: token}
 	}
 	socket.Key, socket.Logger = d.key, d.log
-	socket.Admit, socket.Paired = d.admit, d.admit
+	socket.Admit, socket.Paired = d.admit, d.paired
 	socket.TunPrefixes = d.prefixes()
 	socket.Inside = func(ctx context.Context, send func([]byte) error) bool {
 		e := d.admits.Load()
@@ -92,6 +92,24 @@ func (d *Daemon) admit(id identity.NodeID) bool {
 	return e != nil && e.Admit(id)
 }
 
+// paired asks the engine, once there is one, whether a node is a peer.
+func (d *Daemon) paired(id identity.NodeID) bool {
+	e := d.admits.Load()
+	return e != nil && e.Paired(id)
+}
+
+// onDemand is what the settings say about nodes that are no peers.
+func onDemand(s *config.Settings) engine.OnDemand {
+	switch s.OnDemand {
+	case "any":
+		return engine.OnDemandAny
+	case "off":
+		return engine.OnDemandOff
+	default:
+		return engine.OnDemandSSH
+	}
+}
+
 // binds splits the addresses to bind by family. Nothing set means all
 // addresses, with the port of the settings; with one address set the family
 // that is not named is off.
@@ -116,7 +134,7 @@ func binds(s *config.Settings) (v4, v6 netip.AddrPort) {
 // openEngine makes what carries the packets.
 func (d *Daemon) openEngine(context.Context) (err error) {
 	name, _ := d.names.NameOf(d.key.NodeID())
-	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), Version: d.cfg.Version, Name: name, Logger: d.log}
+	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), Version: d.cfg.Version, Name: name, Logger: d.log}
 	rand.Read(cfg.Instance[:])
 	if d.engine, err = engine.New(cfg); err != nil {
 		return err

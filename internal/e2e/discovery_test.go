@@ -126,3 +126,48 @@ func TestNetnsFoundByKeyWithoutRelay(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A caller that has not added the other one, and was added by it: the name alone leads
+// there, for ssh and ping and nothing else (S19).
+func TestNetnsOnDemand(t *testing.T) {
+	n := hosttest.NewInternet(t)
+	n.StartRelay(t, 0)
+	startDiscovery(t, n)
+	a, b, c := hosttest.New(t, "a"), hosttest.New(t, "b"), hosttest.New(t, "c")
+	n.Router(t, hosttest.RouterConfig{Kind: hosttest.Easy}).Join(t, a)
+	n.Router(t, hosttest.RouterConfig{Kind: hosttest.Easy, LAN: 2}).Join(t, b)
+	b.Nodetun(t, "peer", "add", a.ID(t), "--allow", "all")
+	for _, h := range []*hosttest.Host{a, b} {
+		h.Start(t, "--relay", hosttest.RelayURL(0), "--discovery", discoveryURL)
+		publishes(t, h)
+	}
+	_, key := b.Sshd(t)
+	name := b.ID(t) + ".node.internal"
+	began := time.Now()
+	a.SSHWorks(t, key, name)
+	if took := time.Since(began); took > 2*nstest.Slack*time.Second {
+		t.Errorf("the first ssh took %v", took)
+	}
+	a.NS.Run(t, "ping", "-c1", "-W2", name)
+	out, err := a.NS.Try("nc", "-w", "3", "-v", name, "80")
+	if err == nil || strings.Contains(out, "timed out") {
+		t.Errorf("TCP port 80: %v\n%s", err, out)
+	}
+	if out := a.Nodetun(t, "status"); !strings.Contains(out, "no peer") {
+		t.Errorf("status does not say that it is no peer:\n%s", out)
+	}
+	// By IPv4 the host hears of it as well.
+	if out, err := a.NS.Try("ping", "-c1", "-W2", "198.18.255.254"); err == nil || !strings.Contains(out, "Net Unreachable") {
+		t.Errorf("an address that is nobody's: %v\n%s", err, out)
+	}
+	// One that nobody knows: an answer within one round, and the reason in status.
+	lost := c.ID(t)
+	began = time.Now()
+	if out, err := a.NS.Try("ping", "-c1", "-W10", lost+".node.internal"); err == nil || !strings.Contains(out, "nreachable") {
+		t.Errorf("a node that is not there: %v\n%s", err, out)
+	}
+	t.Logf("one that is not there: %v", time.Since(began).Round(time.Millisecond))
+	if out := a.Nodetun(t, "status"); !strings.Contains(out, "no answer") {
+		t.Errorf("status does not say why:\n%s", out)
+	}
+}

@@ -47,8 +47,11 @@ func (e *Engine) classify(ip []byte, info *packet.Info, now time.Time) verdict {
 		return verdict{drop: dropForeign}
 	}
 	p := e.peer(id)
-	if p == nil {
-		return verdict{drop: dropNoPeer}
+	if p == nil || p.access.Load().onDemand {
+		var drop dropReason
+		if p, drop = e.onDemand(id, p, info, now); p == nil {
+			return verdict{drop: drop}
+		}
 	}
 	a := p.access.Load()
 	if a.denied {

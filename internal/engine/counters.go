@@ -24,13 +24,14 @@ const (
 	dropLocal                         // multicast and the like of this host
 	dropUnreachable                   // the peer does not answer
 	dropTooBig                        // longer than this host or the peer takes
+	dropOnDemand                      // the node is no peer, and the packet may not dial it (S19)
 	dropReasons                       // their number
 )
 
 // dropNames are the keys of Engine.Dropped.
 var dropNames = [dropReasons]string{
 	"malformed", "source", "destination", "forbidden", "rules", "carrier", "fragment",
-	"decode", "queue", "no_peer", "foreign_source", "local", "unreachable", "too_big",
+	"decode", "queue", "no_peer", "foreign_source", "local", "unreachable", "too_big", "on_demand",
 }
 
 // counters count what happened since the start.

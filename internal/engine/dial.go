@@ -15,6 +15,26 @@ import (
 // dialTimeout bounds one attempt to reach a peer, hello included.
 const dialTimeout = 5 * time.Second
 
+// Dials that fail at once, because nobody knows where the peer is, begin so far apart: the
+// pause doubles with each failure.
+const (
+	firstPause = 250 * time.Millisecond
+	maxPause   = 4 * time.Second
+)
+
+// pauseLocked is how long the next dial has to wait.
+func (p *peer) pauseLocked(now time.Time) time.Duration {
+	at := p.turn
+	if p.failures > 0 {
+		pause := maxPause
+		if p.failures < 5 {
+			pause = firstPause << (p.failures - 1)
+		}
+		at = p.dialled.Add(pause)
+	}
+	return max(0, at.Sub(now))
+}
+
 // attempt is one dial that several callers may wait for.
 type attempt struct {
 	cancel context.CancelFunc
@@ -64,7 +84,8 @@ func (p *peer) dialInBackground() (a *attempt, joined bool) {
 	if p.attempt != nil {
 		return p.attempt, true
 	}
-	ctx, cancel := context.WithTimeout(p.engine.life, dialTimeout)
+	pause := p.pauseLocked(time.Now())
+	ctx, cancel := context.WithTimeout(p.engine.life, pause+dialTimeout)
 	a = &attempt{cancel: cancel, done: make(chan struct{})}
 	if !p.allowed() {
 		cancel()
@@ -74,7 +95,7 @@ func (p *peer) dialInBackground() (a *attempt, joined bool) {
 	p.attempt = a
 	started := p.engine.spawn(func() {
 		defer cancel()
-		p.dial(ctx, a)
+		p.dial(ctx, a, pause)
 	})
 	if !started {
 		cancel()
@@ -84,8 +105,13 @@ func (p *peer) dialInBackground() (a *attempt, joined bool) {
 	return a, false
 }
 
-// dial runs one attempt to its end.
-func (p *peer) dial(ctx context.Context, a *attempt) {
+// dial runs one attempt to its end, after a pause.
+func (p *peer) dial(ctx context.Context, a *attempt, pause time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(pause):
+	}
+	began := time.Now()
 	s, err := p.open(ctx)
 	if err == nil {
 		p.adopt(s)
@@ -93,6 +119,10 @@ func (p *peer) dial(ctx context.Context, a *attempt) {
 	}
 	p.mu.Lock()
 	p.attempt = nil
+	p.dialled = began
+	if p.failures++; err == nil {
+		p.failures = 0
+	}
 	waiting := p.waiting
 	lost := err != nil && p.current.Load() == nil
 	if lost {
@@ -138,7 +168,7 @@ func (e *Engine) accept(conn *endpoint.Connection) {
 	case conn.ALPN() != wire.ALPN:
 		conn.Close(uint64(wire.CloseProtocol), "unknown protocol")
 		return
-	case p == nil:
+	case p == nil || p.access.Load().onDemand:
 		conn.Close(uint64(wire.CloseNotAuthorised), "not authorised")
 		return
 	case !p.allowed():

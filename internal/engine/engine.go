@@ -39,6 +39,8 @@ type Config struct {
 	Table    *routing.Table
 	// MTU is that of the link in bytes. Zero: 1420.
 	MTU int
+	// OnDemand says what may dial nodes that are no peers.
+	OnDemand OnDemand
 	// Version and Name are told to peers in the hello. Both may be empty.
 	Version, Name string
 	// Instance tells one start of this node from another: 16 random bytes.
@@ -80,7 +82,10 @@ type Engine struct {
 
 	factsKick chan struct{} // holds one: the facts may have changed
 
-	// peers is replaced whole, by SetPeers, never changed: reading it needs no lock.
+	demand demand
+
+	// peers is replaced whole, never changed: reading it needs no lock. It holds those
+	// of SetPeers and the nodes on demand.
 	peers atomic.Pointer[map[identity.NodeID]*peer]
 }
 
@@ -176,9 +181,21 @@ func (e *Engine) end() {
 // peers are disconnected and refused, and every flow that the new rules do not
 // allow has ended (S16). One caller at a time.
 func (e *Engine) SetPeers(list []Peer) {
-	old := *e.peers.Load()
+	old, fresh := e.replacePeers(list)
+	next := *e.peers.Load()
+	for id, p := range old {
+		if next[id] == nil {
+			e.drop(p)
+		}
+	}
+	e.greet(fresh)
+}
+
+func (e *Engine) replacePeers(list []Peer) (old map[identity.NodeID]*peer, fresh []*peer) {
+	e.demand.mu.Lock()
+	defer e.demand.mu.Unlock()
+	old = *e.peers.Load()
 	next := make(map[identity.NodeID]*peer, len(list))
-	var fresh []*peer
 	for _, entry := range list {
 		p := old[entry.ID]
 		if p == nil {
@@ -190,14 +207,13 @@ func (e *Engine) SetPeers(list []Peer) {
 	for _, entry := range list { // before they are found: a new peer is denied
 		next[entry.ID].configure(entry)
 	}
-	e.peers.Store(&next)
 	for id, p := range old {
-		if next[id] == nil {
-			p.forget()
-			e.cfg.Endpoint.Socket().Forget(id)
+		if next[id] == nil && p.access.Load().onDemand {
+			next[id] = p
 		}
 	}
-	e.greet(fresh)
+	e.peers.Store(&next)
+	return old, fresh
 }
 
 // greetLimit bounds how many peers are dialled because the node started, and
@@ -220,10 +236,16 @@ func (e *Engine) greet(fresh []*peer) {
 }
 
 // Admit reports whether packets of the node may be answered at all (S6): it
-// is a peer, denied ones included, who are told so.
+// is a peer, denied ones included, who are told so, or one that this host dials.
 func (e *Engine) Admit(id identity.NodeID) bool { return e.peer(id) != nil }
 
-// peer returns the entry of a node, nil when it is none of our peers.
+// Paired reports whether the node is a peer, and not merely one that this host dials.
+func (e *Engine) Paired(id identity.NodeID) bool {
+	p := e.peer(id)
+	return p != nil && !p.access.Load().onDemand
+}
+
+// peer returns the entry of a node, nil when it is neither a peer nor one on demand.
 func (e *Engine) peer(id identity.NodeID) *peer { return (*e.peers.Load())[id] }
 
 // ends returns the addresses of this host and the peer, as this host sees them.

@@ -86,11 +86,8 @@ func (e *Engine) refuse(ip []byte, info *packet.Info, v verdict) {
 	switch v.drop {
 	case dropNoPeer:
 		e.answerICMP(ip, packet.NoRoute)
-	case dropForeign: // of a container behind this host, most likely
-		// In the name of who was asked: the host forwards nothing that comes from itself.
-		if reply := packet.AppendUnreachable(nil, ip, packet.Prohibited, info.Dst); reply != nil {
-			e.toHost(reply)
-		}
+	case dropOnDemand, dropForeign: // the latter of a container behind this host, most likely
+		e.answerICMP(ip, packet.Prohibited)
 	case dropRules:
 		if info.Proto == protoTCP {
 			e.answerRST(ip)
@@ -102,25 +99,26 @@ func (e *Engine) refuse(ip []byte, info *packet.Info, v verdict) {
 
 // answerICMP tells the host that its packet goes nowhere.
 func (e *Engine) answerICMP(ip []byte, code packet.Code) {
-	if reply := packet.AppendUnreachable(nil, ip, code, e.ownAddr(ip)); reply != nil {
+	if reply := packet.AppendUnreachable(nil, ip, code, asked(ip)); reply != nil {
 		e.toHost(reply)
 	}
 }
 
 // answerTooBig tells the host how long its packets may be, in bytes.
 func (e *Engine) answerTooBig(ip []byte, limit int) {
-	if reply := packet.AppendTooBig(nil, ip, limit, e.ownAddr(ip)); reply != nil {
+	if reply := packet.AppendTooBig(nil, ip, limit, asked(ip)); reply != nil {
 		e.toHost(reply)
 	}
 }
 
-// ownAddr is this host's overlay address of the packet's IP version, the zero
-// Addr if it has none; nothing is answered from that.
-func (e *Engine) ownAddr(ip []byte) netip.Addr {
-	if len(ip) > 0 && ip[0]>>4 == 4 {
-		return e.cfg.Table.Self().V4
+// asked is the destination of a packet of the host, in whose name it is answered: the host
+// forwards no answer that comes from itself, and takes none by IPv4 (RFC 1812 5.3.7).
+func asked(ip []byte) netip.Addr {
+	info, err := packet.Parse(ip)
+	if err != nil {
+		return netip.Addr{}
 	}
-	return e.cfg.Table.Self().V6
+	return info.Dst
 }
 
 // answerRST resets a TCP connection of the host.

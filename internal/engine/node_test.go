@@ -49,25 +49,33 @@ var testPool = netip.MustParsePrefix("100.100.0.0/16")
 // start makes a running node with the given key (nil: a new one).
 func startNode(t *testing.T, key *identity.SecretKey, salt []byte, pool netip.Prefix) *node {
 	t.Helper()
+	return startNodeWith(t, key, salt, pool, func(*endpoint.Config, *Config) {})
+}
+
+// startNodeWith does so with other settings.
+func startNodeWith(t *testing.T, key *identity.SecretKey, salt []byte, pool netip.Prefix, change func(*endpoint.Config, *Config)) *node {
+	t.Helper()
 	if key == nil {
 		key = identity.GenerateSecretKey()
 	}
 	n := &node{id: key.NodeID(), key: key, table: routing.NewTable(key.NodeID(), pool, nil)}
-	var err error
-	n.end, err = endpoint.New(endpoint.Config{
+	ends := endpoint.Config{
 		ALPNs: []string{wire.ALPN}, SessionALPNs: []string{wire.ALPN}, ResetSalt: salt,
 		Socket: magicsock.Config{
 			Key: key, Bind4: netip.MustParseAddrPort("127.0.0.1:0"), Bind6: netip.MustParseAddrPort("[::1]:0"),
 			Admit:  func(id identity.NodeID) bool { return n.engine.Admit(id) },
-			Paired: func(id identity.NodeID) bool { return n.engine.Admit(id) },
+			Paired: func(id identity.NodeID) bool { return n.engine.Paired(id) },
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	device, kernel := tuntest.Pair()
-	cfg := Config{Endpoint: n.end, Link: device, Table: n.table, Name: "test"}
+	cfg := Config{Link: device, Table: n.table, Name: "test"}
 	rand.Read(cfg.Instance[:])
+	change(&ends, &cfg)
+	var err error
+	if n.end, err = endpoint.New(ends); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Endpoint = n.end
 	if n.engine, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}

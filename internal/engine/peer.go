@@ -21,6 +21,8 @@ type access struct {
 	generation uint64
 	// denied: no connection with this peer, in either direction.
 	denied bool
+	// onDemand: the node is no peer (S19).
+	onDemand bool
 }
 
 // peer is everything the engine knows of one peer.
@@ -34,6 +36,9 @@ type peer struct {
 	// lastSeen is when something of the peer last arrived, in Unix nanoseconds.
 	lastSeen atomic.Int64
 	denials  rate
+	// used is when this host last sent something to a node on demand, in Unix
+	// nanoseconds, to the minute.
+	used atomic.Int64
 
 	// fragments judges packets that come in pieces; only the reader of the
 	// peer's datagrams uses it, under fragmentMu as there may be two sessions.
@@ -49,6 +54,9 @@ type peer struct {
 	addr     identity.NodeAddr
 	sessions []*session // all that are up, current included
 	attempt  *attempt   // the dial that runs now, nil if none
+	failures int        // of dials in a row
+	dialled  time.Time  // when the last of them began
+	turn     time.Time  // not to be dialled before; zero: at any time
 	waiting  [][]byte   // packets that wait for it
 	flows    map[*flow]struct{}
 	lastErr  string

@@ -40,6 +40,8 @@ type PeerState struct {
 	TheirRules []string
 	// TheirNAT is the kind of NAT before the peer, empty until it has told.
 	TheirNAT string
+	// OnDemand: it is no peer.
+	OnDemand bool
 }
 
 // Peers returns the state of every peer, in the order of NodeIDs.
@@ -58,7 +60,7 @@ func (p *peer) snapshot() PeerState {
 	defer p.mu.Unlock()
 	state := PeerState{
 		ID: p.id, State: p.stateLocked(answering), Rx: p.rx.Load(), Tx: p.tx.Load(), Flows: len(p.flows),
-		LastError: p.lastErr, TheirName: p.theyName, TheirRules: slices.Clone(p.theirs),
+		OnDemand: p.access.Load().onDemand, LastError: p.lastErr, TheirName: p.theyName, TheirRules: slices.Clone(p.theirs),
 	}
 	if p.facts != nil {
 		state.TheirNAT = p.facts.NAT.Mapping

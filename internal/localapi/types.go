@@ -121,6 +121,8 @@ type Peer struct {
 	// reach; empty while nothing is known.
 	ProposedName string   `json:"proposed_name"`
 	TheirRules   []string `json:"their_rules"`
+	// OnDemand: it is no peer; this host dialled it because a program asked for it.
+	OnDemand bool `json:"on_demand"`
 }
 
 // Health is something that the user should know, with what helps.
