@@ -19,6 +19,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/nodetun/nodetun/discovery"
+	discoverydns "github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
 )
@@ -84,6 +85,13 @@ func TestPublishAndResolve(t *testing.T) {
 	}
 	cancel()
 	<-done
+	byDNS := &discoverydns.Resolver{Origin: "discovery.test", Client: discoverydns.Client{Servers: func() []netip.AddrPort {
+		return []netip.AddrPort{netip.MustParseAddrPort(s.DNSAddr().String())}
+	}}}
+	found = nil
+	if err := byDNS.Resolve(t.Context(), n.id, func(i discovery.Item) { found = append(found, i) }); err != nil || len(found) != 1 || found[0].Addr.Relay != relay || len(found[0].Addr.Direct) != 1 {
+		t.Errorf("by DNS: %+v, %v", found, err)
+	}
 	for _, name := range []string{"_iroh." + n.id.Z32() + ".discovery.test.", "_IROH." + strings.ToUpper(n.id.Z32()) + ".Discovery.TEST.", "_iroh." + n.id.Z32() + "."} {
 		for _, network := range []string{"udp", "tcp"} {
 			res := ask(t, s, network, name, dns.TypeTXT)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/discovery"
+	"github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/discovery/static"
 	"github.com/nodetun/nodetun/identity"
@@ -32,6 +33,7 @@ type finder struct {
 	// publisher is nil if this node is not made known.
 	publisher *pkarr.Publisher
 	server    string
+	origin    string        // of the same records in the DNS, empty for none
 	kick      chan struct{} // holds one: where this node is may have changed
 }
 
@@ -79,6 +81,9 @@ func (d *Daemon) openDiscovery(context.Context) error {
 	client := pkarr.Client{URL: f.server, HTTP: d.httpClient()}
 	d.undo.add(func() error { client.HTTP.CloseIdleConnections(); return nil })
 	f.sources = append(f.sources, pkarr.Resolver{Client: client, History: f.history})
+	if f.origin = dnsOrigin(f.server); f.origin != "" {
+		f.sources = append(f.sources, &dns.Resolver{Origin: f.origin, Client: dns.Client{Dialer: d.dialer()}})
+	}
 	if s.Publish != "none" {
 		f.publisher = pkarr.NewPublisher(client, pkarr.NewSigner(d.key, last, d.keepSigned), d.log)
 	}
@@ -93,12 +98,29 @@ func (d *Daemon) savedAddr(id identity.NodeID) (identity.NodeAddr, bool) {
 	return good.Addr(id), ok
 }
 
+// dnsOrigin is the zone in which a server of packets, by its URL, has the same records: its
+// own name. One without a certificate, for tests, has none.
+func dnsOrigin(server string) string {
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme != "https" {
+		return ""
+	}
+	if _, err := netip.ParseAddr(u.Hostname()); err == nil || !strings.Contains(u.Hostname(), ".") {
+		return ""
+	}
+	return strings.TrimSuffix(u.Hostname(), ".")
+}
+
+// dialer connects outside the tunnel.
+func (d *Daemon) dialer() *net.Dialer {
+	return &net.Dialer{Timeout: 5 * time.Second, Control: udpconn.MarkControl(d.cfg.Settings.Fwmark, d.log)}
+}
+
 // httpClient makes requests outside the tunnel, by the proxy of the settings.
 func (d *Daemon) httpClient() *http.Client {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: udpconn.MarkControl(d.cfg.Settings.Fwmark, d.log)}
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext: dialer.DialContext, Proxy: func(r *http.Request) (*url.URL, error) { return d.proxies.For(r.URL), nil },
+			DialContext: d.dialer().DialContext, Proxy: func(r *http.Request) (*url.URL, error) { return d.proxies.For(r.URL), nil },
 			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
 			MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 16 << 10,
 		},

@@ -52,6 +52,7 @@ var layers = map[string][]string{
 	"magicsock":                 {"identity", "magicsock/...", "relay/...", "internal/netmon", "internal/proxies"},
 	"discovery":                 {"identity"},
 	"discovery/static":          {"identity", "discovery"},
+	"discovery/dns":             {"identity", "discovery"},
 	"discovery/pkarr":           {"identity", "discovery"},
 	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "internal/metrics", "internal/ratelimit"},
 	"endpoint":                  {"identity", "magicsock/...", "discovery", "relay/..."},
