@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -75,6 +76,9 @@ func (c Client) do(ctx context.Context, method string, id identity.NodeID, body 
 		client = http.DefaultClient
 	}
 	res, err := client.Do(req)
+	if failed := new(url.Error); errors.As(err, &failed) {
+		err = failed.Err // who asks knows the method and the URL
+	}
 	if err != nil {
 		return nil, err
 	}

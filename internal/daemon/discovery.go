@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/localapi"
+	"github.com/nodetun/nodetun/internal/proxies"
 	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
@@ -26,15 +28,70 @@ import (
 
 // finder finds nodes and makes this one known.
 type finder struct {
-	sources discovery.Concurrent
+	sources []source
 	// known are those of them that need nobody.
 	known   []static.Func
 	history *pkarr.History
+	client  pkarr.Client // of the server of packets; its URL is empty for none
 	// publisher is nil if this node is not made known.
 	publisher *pkarr.Publisher
-	server    string
-	origin    string        // of the same records in the DNS, empty for none
 	kick      chan struct{} // holds one: where this node is may have changed
+}
+
+// source is one that is asked for nodes, or is off.
+type source struct {
+	name, server string
+	resolver     discovery.Resolver // nil if it is off
+	off          string             // why
+}
+
+// newFinder prepares the sources of the settings; saved is where a peer was found last.
+func newFinder(s *config.Settings, d *net.Dialer, p *proxies.Proxies, saved func(identity.NodeID) (identity.NodeAddr, bool)) *finder {
+	f := &finder{history: &pkarr.History{}, kick: make(chan struct{}, 1)}
+	f.known = append(f.known, static.Func{Name: string(nodemap.SourceSaved), Find: saved})
+	if relays := relaysOf(s); len(relays) > 0 {
+		// Nodes of one configuration meet at its first relay.
+		f.known = append(f.known, static.Func{Name: string(nodemap.SourceGuess), Find: func(id identity.NodeID) (identity.NodeAddr, bool) {
+			return identity.NodeAddr{ID: id, Relay: relays[0]}, true
+		}})
+	}
+	for _, known := range f.known {
+		f.sources = append(f.sources, source{name: known.Name, resolver: known})
+	}
+	server := packetServer(s)
+	if server == "" {
+		const why = `discovery = "none"`
+		f.sources = append(f.sources, source{name: string(nodemap.SourcePkarr), off: why}, source{name: "dns", off: why})
+	} else {
+		f.client = pkarr.Client{URL: server, HTTP: httpClient(d, p)}
+		f.sources = append(f.sources, source{name: string(nodemap.SourcePkarr), server: server, resolver: pkarr.Resolver{Client: f.client, History: f.history}})
+		if origin := dnsOrigin(server); origin != "" {
+			f.sources = append(f.sources, source{name: "dns", server: origin, resolver: &dns.Resolver{Origin: origin, Client: dns.Client{Dialer: d}}})
+		} else {
+			f.sources = append(f.sources, source{name: "dns", off: "the server is not named by a domain with a certificate"})
+		}
+	}
+	for _, missing := range []string{"mdns", "dht"} {
+		f.sources = append(f.sources, source{name: missing, off: "not in this version"})
+	}
+	return f
+}
+
+// resolvers are the sources that are not off.
+func (f *finder) resolvers() (list discovery.Concurrent) {
+	for _, s := range f.sources {
+		if s.resolver != nil {
+			list = append(list, s.resolver)
+		}
+	}
+	return list
+}
+
+// close lets go of connections.
+func (f *finder) close() {
+	if f.client.HTTP != nil {
+		f.client.HTTP.CloseIdleConnections()
+	}
 }
 
 // packetServer is the URL of the server that keeps signed packets, empty for none. A URL
@@ -57,35 +114,16 @@ func packetServer(s *config.Settings) string {
 // openDiscovery prepares the sources that are asked for nodes, and the publisher.
 func (d *Daemon) openDiscovery(context.Context) error {
 	s := &d.cfg.Settings
-	f := &finder{history: &pkarr.History{}, kick: make(chan struct{}, 1), server: packetServer(s)}
-	d.finder = f
+	d.finder = newFinder(s, underlayDialer(s, d.log), d.proxies, d.savedAddr)
+	d.undo.add(func() error { d.finder.close(); return nil })
 	d.mu.Lock()
 	for id, good := range d.good.Peers {
-		f.history.Set(id, good.Signed)
+		d.finder.history.Set(id, good.Signed)
 	}
 	last := d.good.Signed
 	d.mu.Unlock()
-	f.known = append(f.known, static.Func{Name: string(nodemap.SourceSaved), Find: d.savedAddr})
-	if relays := relaysOf(s); len(relays) > 0 {
-		// Nodes of one configuration meet at its first relay.
-		f.known = append(f.known, static.Func{Name: string(nodemap.SourceGuess), Find: func(id identity.NodeID) (identity.NodeAddr, bool) {
-			return identity.NodeAddr{ID: id, Relay: relays[0]}, true
-		}})
-	}
-	for _, source := range f.known {
-		f.sources = append(f.sources, source)
-	}
-	if f.server == "" {
-		return nil
-	}
-	client := pkarr.Client{URL: f.server, HTTP: d.httpClient()}
-	d.undo.add(func() error { client.HTTP.CloseIdleConnections(); return nil })
-	f.sources = append(f.sources, pkarr.Resolver{Client: client, History: f.history})
-	if f.origin = dnsOrigin(f.server); f.origin != "" {
-		f.sources = append(f.sources, &dns.Resolver{Origin: f.origin, Client: dns.Client{Dialer: d.dialer()}})
-	}
-	if s.Publish != "none" {
-		f.publisher = pkarr.NewPublisher(client, pkarr.NewSigner(d.key, last, d.keepSigned), d.log)
+	if d.finder.client.URL != "" && s.Publish != "none" {
+		d.finder.publisher = pkarr.NewPublisher(d.finder.client, pkarr.NewSigner(d.key, last, d.keepSigned), d.log)
 	}
 	return nil
 }
@@ -111,16 +149,16 @@ func dnsOrigin(server string) string {
 	return strings.TrimSuffix(u.Hostname(), ".")
 }
 
-// dialer connects outside the tunnel.
-func (d *Daemon) dialer() *net.Dialer {
-	return &net.Dialer{Timeout: 5 * time.Second, Control: udpconn.MarkControl(d.cfg.Settings.Fwmark, d.log)}
+// underlayDialer connects outside the tunnel.
+func underlayDialer(s *config.Settings, log *slog.Logger) *net.Dialer {
+	return &net.Dialer{Timeout: 5 * time.Second, Control: udpconn.MarkControl(s.Fwmark, log)}
 }
 
-// httpClient makes requests outside the tunnel, by the proxy of the settings.
-func (d *Daemon) httpClient() *http.Client {
+// httpClient makes requests by the proxy that leads there.
+func httpClient(d *net.Dialer, p *proxies.Proxies) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext: d.dialer().DialContext, Proxy: func(r *http.Request) (*url.URL, error) { return d.proxies.For(r.URL), nil },
+			DialContext: d.DialContext, Proxy: func(r *http.Request) (*url.URL, error) { return p.For(r.URL), nil },
 			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
 			MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 16 << 10,
 		},
@@ -174,7 +212,7 @@ func (d *Daemon) publications() []localapi.Publication {
 	if d.finder.publisher == nil {
 		return list
 	}
-	p := localapi.Publication{Server: d.finder.server}
+	p := localapi.Publication{Server: d.finder.client.URL}
 	status := d.finder.publisher.Status()
 	if !status.Last.IsZero() {
 		p.Last = pointer(status.Last.UTC().Truncate(time.Second))

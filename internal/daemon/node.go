@@ -42,7 +42,7 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 	d.endpoint, err = endpoint.New(endpoint.Config{
 		ALPNs: []string{wire.ALPN}, SessionALPNs: []string{wire.ALPN},
 		IdleTimeout: s.SessionTimeout, ResetSalt: d.salt, Logger: d.log,
-		Socket: socket, Resolver: d.finder.sources,
+		Socket: socket, Resolver: d.finder.resolvers(),
 	})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("UDP port %d is in use (try: nodetun up --port 0)", s.Port)

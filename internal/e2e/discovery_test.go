@@ -69,6 +69,15 @@ func TestNetnsFoundByKey(t *testing.T) {
 		t.Errorf("dig says %q, want %q", out, want)
 	}
 
+	for _, h := range []*hosttest.Host{a, n.Host} { // beside a node that runs, and one that does not
+		h.Configure(t, "discovery = \""+discoveryURL+"\"\n")
+		out := h.Nodetun(t, "lookup", b.ID(t))
+		if !strings.Contains(out, hosttest.RelayURL(1)+" ("+discoveryURL+"/pkarr)") || !strings.Contains(out, "off: ") {
+			t.Errorf("lookup says:\n%s", out)
+		}
+		t.Logf("lookup:\n%s", out)
+	}
+
 	// Its address changes while nobody is connected: it is the relay that finds it.
 	b.Stop(t)
 	n.Renumber(t, rb)

@@ -177,6 +177,16 @@ func (c *Client) Why(ctx context.Context, peer string) (Why, error) {
 	return get[Why](ctx, c, "/v1/why?peer="+url.QueryEscape(peer))
 }
 
+// Lookup implements Backend.
+func (c *Client) Lookup(ctx context.Context, node string) (Lookup, error) {
+	return get[Lookup](ctx, c, "/v1/lookup?node="+url.QueryEscape(node))
+}
+
+// Hosts implements Backend.
+func (c *Client) Hosts(ctx context.Context) ([]HostUse, error) {
+	return get[[]HostUse](ctx, c, "/v1/hosts")
+}
+
 // Netcheck implements Backend.
 func (c *Client) Netcheck(ctx context.Context, progress func(string)) (Netcheck, error) {
 	resp, err := c.open(ctx, http.MethodGet, "/v1/netcheck", nil)

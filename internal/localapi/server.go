@@ -113,6 +113,8 @@ func (s *Server) routes() http.Handler {
 	read("GET /v1/peers", func(r *http.Request) (any, error) { return b.Peers(r.Context()) })
 	read("POST /v1/ping", with(b.Ping))
 	read("GET /v1/why", func(r *http.Request) (any, error) { return b.Why(r.Context(), r.FormValue("peer")) })
+	read("GET /v1/lookup", func(r *http.Request) (any, error) { return b.Lookup(r.Context(), r.FormValue("node")) })
+	read("GET /v1/hosts", func(r *http.Request) (any, error) { return b.Hosts(r.Context()) })
 	mux.Handle("GET /v1/netcheck", s.allowed(accessRead, s.netcheck))
 	trust("POST /v1/peers", with(b.AddPeer))
 	trust("POST /v1/allow", with(b.Allow))

@@ -23,6 +23,11 @@ type Backend interface {
 	Ping(context.Context, PingRequest) (Ping, error)
 	// Why explains the path to a peer.
 	Why(ctx context.Context, peer string) (Why, error)
+	// Lookup tells what each source of discovery says about a node, which need not be a
+	// peer.
+	Lookup(ctx context.Context, node string) (Lookup, error)
+	// Hosts lists every host that the node contacts, and why.
+	Hosts(context.Context) ([]HostUse, error)
 	// Netcheck looks at the network around this node; progress, which may be nil,
 	// is told each step.
 	Netcheck(ctx context.Context, progress func(string)) (Netcheck, error)
@@ -123,6 +128,38 @@ type Peer struct {
 	TheirRules   []string `json:"their_rules"`
 	// OnDemand: it is no peer; this host dialled it because a program asked for it.
 	OnDemand bool `json:"on_demand"`
+}
+
+// Lookup is what the sources of discovery say about one node.
+type Lookup struct {
+	ID      identity.NodeID `json:"id"`
+	Sources []LookupSource  `json:"sources"`
+}
+
+// LookupSource is one of them. Pointers are nil where nothing is known.
+type LookupSource struct {
+	// Name is saved, guess, pkarr, dns, mdns or dht.
+	Name   string `json:"name"`
+	Server string `json:"server"`
+	// Off says why it is not asked; empty when it is.
+	Off    string   `json:"off"`
+	Found  bool     `json:"found"`
+	TookMS *float64 `json:"took_ms"`
+	Relay  *string  `json:"relay"`
+	Addrs  []string `json:"addrs"`
+	// Signed is when the node itself said so.
+	Signed *time.Time `json:"signed"`
+	Error  *string    `json:"error"`
+}
+
+// HostUse is a host that the node contacts.
+type HostUse struct {
+	Host string `json:"host"`
+	// By is the protocol, with the port where Host has none.
+	By  string `json:"by"`
+	Why string `json:"why"`
+	// Setting is what to change so that it is not contacted.
+	Setting string `json:"setting"`
 }
 
 // Health is something that the user should know, with what helps.
