@@ -48,7 +48,7 @@ func settings() []setting {
 		{key: "mtu", set: setMTU},
 		{key: "punch", set: oneOf(func(s *Settings) *string { return &s.Punch }, "normal", "gentle", "off")},
 		{key: "portmap", set: flag(func(s *Settings) *bool { return &s.Portmap })},
-		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS }), means: []any{false}},
+		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS })},
 		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT }), means: []any{false}},
 		{key: "proxy", set: setProxy},
 		{key: "fwmark", set: setFwmark},

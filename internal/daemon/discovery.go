@@ -13,8 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nodetun/nodetun/discovery"
 	"github.com/nodetun/nodetun/discovery/dns"
+	"github.com/nodetun/nodetun/discovery/mdns"
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/discovery/static"
 	"github.com/nodetun/nodetun/identity"
@@ -35,6 +38,7 @@ type finder struct {
 	client  pkarr.Client // of the server of packets; its URL is empty for none
 	// publisher is nil if this node is not made known.
 	publisher *pkarr.Publisher
+	local     *mdns.Node    // nil: not used
 	kick      chan struct{} // holds one: where this node is may have changed
 }
 
@@ -71,9 +75,10 @@ func newFinder(s *config.Settings, d *net.Dialer, p *proxies.Proxies, saved func
 			f.sources = append(f.sources, source{name: "dns", off: "the server is not named by a domain with a certificate"})
 		}
 	}
-	for _, missing := range []string{"mdns", "dht"} {
-		f.sources = append(f.sources, source{name: missing, off: "not in this version"})
+	if !s.MDNS {
+		f.sources = append(f.sources, source{name: mdns.Source, off: "mdns = false"})
 	}
+	f.sources = append(f.sources, source{name: string(nodemap.SourceDHT), off: "not in this version"})
 	return f
 }
 
@@ -122,10 +127,35 @@ func (d *Daemon) openDiscovery(context.Context) error {
 	}
 	last := d.good.Signed
 	d.mu.Unlock()
+	if s.MDNS {
+		d.openLocal()
+	}
 	if d.finder.client.URL != "" && s.Publish != "none" {
 		d.finder.publisher = pkarr.NewPublisher(d.finder.client, pkarr.NewSigner(d.key, last, d.keepSigned), d.log)
 	}
 	return nil
+}
+
+// openLocal prepares to find nodes on the links of this host. Where the port cannot be had
+// all else goes on.
+func (d *Daemon) openLocal() {
+	local, err := mdns.New(mdns.Config{
+		ID: d.key.NodeID(), Skip: func(link string) bool { return link == d.cfg.Settings.TUN },
+		Control: udpconn.MarkControl(d.cfg.Settings.Fwmark, d.log), Logger: d.log,
+		OnFound: func(item discovery.Item) {
+			if d.paired(item.Addr.ID) {
+				_ = d.endpoint.Socket().AddNodeAddr(item.Addr, item.Source)
+			}
+		},
+	})
+	if err != nil {
+		d.log.Info("nodes on the local network are not looked for", "err", err)
+		d.finder.sources = append(d.finder.sources, source{name: mdns.Source, off: oneLine(err)})
+		return
+	}
+	d.undo.add(func() error { local.Close(); return nil })
+	d.finder.local = local
+	d.finder.sources = append(d.finder.sources, source{name: mdns.Source, resolver: local})
 }
 
 // savedAddr is where a peer was found last.
@@ -174,23 +204,29 @@ func (d *Daemon) keepSigned(timestamp uint64) {
 
 // publish makes this node known until ctx ends, anew whenever it is somewhere else.
 func (d *Daemon) publish(ctx context.Context) error {
-	if d.finder.publisher == nil {
-		return nil
+	f := d.finder
+	group, ctx := errgroup.WithContext(ctx)
+	if f.publisher != nil {
+		group.Go(func() error { return f.publisher.Run(ctx) })
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- d.finder.publisher.Run(ctx) }()
+	if f.local != nil {
+		group.Go(func() error { return f.local.Run(ctx) })
+	}
 	var last []string
 	for {
-		if addr := d.toPublish(); !addr.IsEmpty() {
+		if addr := d.toPublish(); f.publisher != nil && !addr.IsEmpty() {
 			if says := discovery.Records(addr); !slices.Equal(says, last) {
 				last = says
-				d.finder.publisher.Publish(addr)
+				f.publisher.Publish(addr)
 			}
+		}
+		if f.local != nil {
+			f.local.Publish(d.toAnnounce())
 		}
 		select {
 		case <-ctx.Done():
-			return <-ended
-		case <-d.finder.kick:
+			return group.Wait()
+		case <-f.kick:
 		}
 	}
 }
@@ -203,6 +239,16 @@ func (d *Daemon) toPublish() identity.NodeAddr {
 		addr.Direct = nil
 	}
 	addr.Direct = slices.DeleteFunc(addr.Direct, func(a netip.AddrPort) bool { return magicsock.IsPrivate(a.Addr()) })
+	return addr
+}
+
+// toAnnounce is what is said on the links of this host: all addresses, but for who publishes
+// nothing.
+func (d *Daemon) toAnnounce() identity.NodeAddr {
+	addr := d.endpoint.NodeAddr()
+	if d.cfg.Settings.Publish == "none" {
+		addr.Direct = nil
+	}
 	return addr
 }
 

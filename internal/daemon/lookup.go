@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodetun/nodetun/discovery"
 	"github.com/nodetun/nodetun/discovery/dns"
+	"github.com/nodetun/nodetun/discovery/mdns"
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
@@ -60,7 +61,7 @@ func askSource(ctx context.Context, r discovery.Resolver, id identity.NodeID, ro
 	if row.TookMS == nil {
 		row.TookMS = milliseconds(time.Since(began))
 	}
-	if err != nil && !errors.Is(err, pkarr.ErrNotFound) && !errors.Is(err, dns.ErrNotFound) {
+	if err != nil && !errors.Is(err, pkarr.ErrNotFound) && !errors.Is(err, dns.ErrNotFound) && !errors.Is(err, mdns.ErrSilent) {
 		row.Error = pointer(identity.Clean(oneLine(err), 200))
 	}
 }
@@ -92,6 +93,9 @@ func (o *Offline) Lookup(ctx context.Context, node string) (localapi.Lookup, err
 	defer f.close()
 	for id, saved := range good.Peers {
 		f.history.Set(id, saved.Signed)
+	}
+	if o.Settings.MDNS {
+		f.sources = append(f.sources, source{name: mdns.Source, off: "this node does not run"})
 	}
 	return f.lookup(ctx, id), nil
 }

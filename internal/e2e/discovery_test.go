@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -178,5 +179,55 @@ func TestNetnsOnDemand(t *testing.T) {
 	t.Logf("one that is not there: %v", time.Since(began).Round(time.Millisecond))
 	if out := a.Nodetun(t, "status"); !strings.Contains(out, "no answer") {
 		t.Errorf("status does not say why:\n%s", out)
+	}
+}
+
+// Two nodes on one cable: no relay, no server, no address, and no way out.
+func TestNetnsFoundOnLAN(t *testing.T) {
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	nstest.Veth(t, a.NS, "192.168.7.1/24", b.NS, "192.168.7.2/24")
+	hosttest.Befriend(t, a, "", b, "", "--allow", "all")
+	flags := []string{"--relay", "none", "--discovery", "none"}
+	ping := func(from *hosttest.Host, to string) {
+		t.Helper()
+		began := time.Now()
+		hosttest.Eventually(t, 10*time.Second, "found", func() error {
+			if out, err := from.NS.Try("ping", "-c1", "-W1", to); err != nil {
+				return errors.New(out)
+			}
+			return nil
+		})
+		took := time.Since(began)
+		if took > 2*nstest.Slack*time.Second {
+			t.Errorf("%s found %s after %v", from.NS.Name, to, took)
+		}
+		t.Logf("found after %v", took.Round(time.Millisecond))
+	}
+	a.Start(t, flags...)
+	b.Start(t, flags...)
+	ping(a, "bob.node.internal")
+	if out := a.Nodetun(t, "lookup", "bob"); !strings.Contains(out, "192.168.7.2:41820") {
+		t.Errorf("lookup:\n%s", out)
+	}
+	// Both come back elsewhere: what was saved is wrong on both sides.
+	a.Stop(t)
+	b.Stop(t)
+	for h, addr := range map[*hosttest.Host]string{a: "192.168.7.101/24", b: "192.168.7.102/24"} {
+		link := strings.Fields(h.NS.Run(t, "ip", "-br", "-4", "addr", "show", "scope", "global"))[0]
+		link, _, _ = strings.Cut(link, "@")
+		h.NS.Run(t, "ip", "addr", "flush", "dev", link, "scope", "global")
+		h.NS.Run(t, "ip", "addr", "add", addr, "dev", link)
+	}
+	b.Start(t, flags...)
+	a.Start(t, flags...)
+	ping(b, "alice.node.internal")
+	ping(a, "bob.node.internal")
+	if err := a.OnPath(t, "direct"); err != nil {
+		t.Error(err)
+	}
+	// Who leaves says so.
+	b.Stop(t)
+	if out := a.Nodetun(t, "lookup", b.ID(t)); !regexp.MustCompile(`(?m)^mdns .* nothing$`).MatchString(out) {
+		t.Errorf("lookup after it left:\n%s", out)
 	}
 }

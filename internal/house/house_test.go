@@ -53,6 +53,7 @@ var layers = map[string][]string{
 	"discovery":                 {"identity"},
 	"discovery/static":          {"identity", "discovery"},
 	"discovery/dns":             {"identity", "discovery"},
+	"discovery/mdns":            {"identity", "discovery", "internal/ratelimit"},
 	"discovery/pkarr":           {"identity", "discovery"},
 	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "internal/metrics", "internal/ratelimit"},
 	"endpoint":                  {"identity", "magicsock/...", "discovery", "relay/..."},
