@@ -15,6 +15,9 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/nodetun/nodetun/discovery"
+	"github.com/nodetun/nodetun/discovery/discoveryserver"
+	"github.com/nodetun/nodetun/discovery/discoveryserver/discoverytest"
+	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/discovery/static"
 	"github.com/nodetun/nodetun/identity"
 )
@@ -393,6 +396,41 @@ func (l liar) Resolve(ctx context.Context, _ identity.NodeID, found func(discove
 }
 
 // S27: what a source says about another node than asked for is ignored.
+
+// A node is found through a discovery server, by HTTP or by DNS, as soon as it has published;
+// a source that is out of order does not matter.
+func TestServersFindNodes(t *testing.T) {
+	server := discoverytest.Start(t, discoveryserver.Config{})
+	sources := server.Resolver().(discovery.Concurrent)
+	b := start(t, loopback())
+	serveEcho(b)
+	packet, err := pkarr.NewSigner(b.Endpoint.cfg.Socket.Key, 0, nil).Sign(time.Now(), b.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := pkarr.Resolver{Client: pkarr.Client{URL: "http://127.0.0.1:1/pkarr"}}
+	for i, source := range sources {
+		cfg := loopback()
+		cfg.Resolver = discovery.Concurrent{broken, source}
+		a := start(t, cfg)
+		if i == 0 {
+			if _, err := a.Connect(withTimeout(t), identity.NodeAddr{ID: b.NodeID()}, testALPN); !errors.Is(err, ErrNoAddress) {
+				t.Errorf("before it published: %v", err)
+			}
+			if err := server.Client().Put(t.Context(), packet); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := a.Connect(withTimeout(t), identity.NodeAddr{ID: b.NodeID()}, testALPN)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := echoOnce(withTimeout(t), c, []byte("hello")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestResolverAboutAnother(t *testing.T) {
 	b := start(t, loopback())
 	cfg := loopback()

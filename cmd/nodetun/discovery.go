@@ -29,7 +29,7 @@ func (a *app) discoveryCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&f.dev, "dev", false, "plain HTTP on all addresses, and without --store in memory: for tests and trusted networks")
+	flags.BoolVar(&f.dev, "dev", false, "plain HTTP on all addresses, no limits, and without --store in memory: for tests and trusted networks")
 	flags.StringVar(&f.cfg.Addr, "addr", "", "TCP address for HTTP (default 127.0.0.1:8080; with --dev :8080)")
 	flags.StringVar(&f.cfg.DNSAddr, "dns-addr", ":5300", "UDP and TCP address for DNS, or none")
 	flags.StringVar(&f.cfg.MetricsAddr, "metrics-addr", "", "TCP address for Prometheus metrics and profiles (default none)")
@@ -78,6 +78,9 @@ func (f *discoveryFlags) config() (discoveryserver.Config, error) {
 	cfg := f.cfg
 	if cfg.DNSAddr == "none" {
 		cfg.DNSAddr = ""
+	}
+	if f.dev {
+		cfg.PutsPerSecond, cfg.QueriesPerSecond = -1, -1
 	}
 	switch {
 	case cfg.Addr == "" && f.dev:

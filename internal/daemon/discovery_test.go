@@ -49,7 +49,7 @@ func TestHostsOf(t *testing.T) {
 		}
 	}
 	s := config.Default()
-	for key, value := range map[string]any{"relays": []any{"none"}, "stun": []any{}, "discovery": "none", "portmap": false, "proxy": "http://u:secret@10.0.0.1:3128"} {
+	for key, value := range map[string]any{"relays": []any{"none"}, "stun": []any{}, "discovery": "none", "portmap": false, "mdns": false, "proxy": "http://u:secret@10.0.0.1:3128"} {
 		if err := s.Set(key, value); err != nil {
 			t.Fatal(err)
 		}

@@ -3,13 +3,20 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"regexp"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/hosttest"
 	"github.com/nodetun/nodetun/internal/nstest"
@@ -229,5 +236,68 @@ func TestNetnsFoundOnLAN(t *testing.T) {
 	b.Stop(t)
 	if out := a.Nodetun(t, "lookup", b.ID(t)); !regexp.MustCompile(`(?m)^mdns .* nothing$`).MatchString(out) {
 		t.Errorf("lookup after it left:\n%s", out)
+	}
+}
+
+// A server that is killed while packets are put has every one that it acknowledged when it
+// starts again.
+func TestNetnsDiscoveryKilled(t *testing.T) {
+	const writers, rounds = 8, 3
+	h := hosttest.New(t, "store")
+	dir := t.TempDir()
+	run := func() *hosttest.Process {
+		p := h.Spawn(t, hosttest.Program(), "discovery", "--dev", "--addr", "127.0.0.1:8080", "--dns-addr", "none", "--store", dir)
+		h.AwaitListener(t, "8080")
+		return p
+	}
+	acknowledged := make(map[identity.NodeID]pkarr.Packet)
+	inside := func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+		h.NS.Do(t, func() { conn, err = new(net.Dialer).DialContext(ctx, network, addr) })
+		return conn, err
+	}
+	client := pkarr.Client{URL: "http://127.0.0.1:8080/pkarr", HTTP: &http.Client{Transport: &http.Transport{DialContext: inside, MaxIdleConnsPerHost: writers}}}
+	defer client.HTTP.CloseIdleConnections()
+	for round := range rounds {
+		server := run()
+		var mu sync.Mutex // guards acknowledged
+		var tasks sync.WaitGroup
+		enough := make(chan struct{}, 1)
+		for range writers {
+			tasks.Go(func() {
+				for {
+					key := identity.GenerateSecretKey()
+					p, err := pkarr.NewSigner(key, 0, nil).Sign(time.Now(), identity.NodeAddr{ID: key.NodeID()})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if err := client.Put(t.Context(), p); err != nil {
+						return // it was killed
+					}
+					mu.Lock()
+					acknowledged[key.NodeID()] = p
+					if len(acknowledged) == 400*(round+1) {
+						enough <- struct{}{}
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		<-enough
+		server.Signal(syscall.SIGKILL)
+		server.Wait(t, 5*time.Second)
+		tasks.Wait()
+	}
+	run()
+	lost := 0
+	for id, p := range acknowledged {
+		got, err := client.Get(t.Context(), id)
+		if err != nil || !bytes.Equal(got.Payload(), p.Payload()) {
+			lost++
+		}
+	}
+	t.Logf("%d acknowledged packets, killed %d times", len(acknowledged), rounds)
+	if lost > 0 {
+		t.Errorf("%d are lost", lost)
 	}
 }

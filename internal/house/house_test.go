@@ -56,7 +56,8 @@ var layers = map[string][]string{
 	"discovery/mdns":            {"identity", "discovery", "internal/ratelimit"},
 	"discovery/pkarr":           {"identity", "discovery"},
 	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "internal/metrics", "internal/ratelimit"},
-	"endpoint":                  {"identity", "magicsock/...", "discovery", "relay/..."},
+	"discovery/discoveryserver/discoverytest": {"discovery", "discovery/discoveryserver", "discovery/dns", "discovery/pkarr"},
+	"endpoint": {"identity", "magicsock/...", "discovery", "relay/..."},
 
 	"tun":      {"internal/vnet"},
 	"netstack": {"internal/vnet", "internal/packet"},
