@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +35,7 @@ func (a *app) discoveryCommand() *cobra.Command {
 	flags.StringVar(&f.cfg.Addr, "addr", "", "TCP address for HTTP (default 127.0.0.1:8080; with --dev :8080)")
 	flags.StringVar(&f.cfg.DNSAddr, "dns-addr", ":5300", "UDP and TCP address for DNS, or none")
 	flags.StringVar(&f.cfg.MetricsAddr, "metrics-addr", "", "TCP address for Prometheus metrics and profiles (default none)")
-	flags.StringVar(&f.store, "store", "", "directory of the packets (default STATE-DIR/discovery)")
+	flags.StringVar(&f.store, "store", "", "directory of the packets (default STATE-DIR/discovery), or postgres://… for a database")
 	flags.StringArrayVar(&f.cfg.Origins, "origin", nil, "zone below which nodes have their names (repeatable; default the root)")
 	flags.StringArrayVar(&f.cfg.NameServers, "name-server", nil, "name of a server of these zones (repeatable)")
 	flags.StringArrayVar(&f.addrs, "address", nil, "IP address that the zones give themselves (repeatable)")
@@ -46,14 +48,9 @@ func (a *app) discoveryCommand() *cobra.Command {
 		if cfg.Logger, err = a.serverLogger(cmd.ErrOrStderr()); err != nil {
 			return usage(err)
 		}
-		where := "memory: it is lost at the end"
-		if !f.dev || f.store != "" {
-			if where = f.store; where == "" {
-				where = filepath.Join(a.stateDir, "discovery")
-			}
-			if cfg.Store, err = discoveryserver.OpenBolt(where); err != nil {
-				return err
-			}
+		where := ""
+		if cfg.Store, where, err = f.openStore(cmd.Context(), a.stateDir); err != nil {
+			return err
 		}
 		server := discoveryserver.New(cfg)
 		if err := server.Listen(); err != nil {
@@ -71,6 +68,23 @@ func (a *app) discoveryCommand() *cobra.Command {
 		return server.Run(cmd.Context())
 	}
 	return cmd
+}
+
+// openStore opens the store that the flags name, and says where it is.
+func (f *discoveryFlags) openStore(ctx context.Context, stateDir string) (store discoveryserver.Store, where string, err error) {
+	switch {
+	case strings.HasPrefix(f.store, "postgres://"), strings.HasPrefix(f.store, "postgresql://"):
+		store, err = discoveryserver.OpenPostgres(ctx, f.store)
+		return store, "a PostgreSQL database", err
+	case f.store == "" && f.dev:
+		return discoveryserver.NewMemory(), "memory: it is lost at the end", nil
+	}
+	where = f.store
+	if where == "" {
+		where = filepath.Join(stateDir, "discovery")
+	}
+	store, err = discoveryserver.OpenBolt(where)
+	return store, where, err
 }
 
 // config is what the flags say.

@@ -153,7 +153,7 @@ func (s *Server) ofNode(ctx context.Context, q dns.Question, name string) (list 
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	p, err := s.store.Get(ctx, id)
+	p, err := s.cache.get(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		return nil, false, nil
 	}

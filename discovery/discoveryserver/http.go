@@ -105,6 +105,7 @@ func (s *Server) putPacket(w http.ResponseWriter, r *http.Request) {
 	}
 	switch err := s.store.Put(r.Context(), p); {
 	case err == nil:
+		s.cache.put(p)
 		s.count.puts.stored.Add(1)
 		w.WriteHeader(http.StatusNoContent)
 	case errors.Is(err, ErrSame):

@@ -53,6 +53,7 @@ type Server struct {
 	log     *slog.Logger
 	httpLog *log.Logger
 	store   Store
+	cache   *cache // for the DNS
 	origins []string
 	puts    *ratelimit.Table
 	queries *ratelimit.Table
@@ -79,7 +80,7 @@ func New(cfg Config) *Server {
 		cfg.Keep = defaultKeep
 	}
 	return &Server{
-		cfg: cfg, log: cfg.Logger, store: cfg.Store, origins: sortedOrigins(cfg.Origins),
+		cfg: cfg, log: cfg.Logger, store: cfg.Store, cache: newCache(cfg.Store), origins: sortedOrigins(cfg.Origins),
 		// What net/http says holds addresses.
 		httpLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		puts:    limit(cfg.PutsPerSecond, defaultPuts), queries: limit(cfg.QueriesPerSecond, defaultQueries),
