@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodetun/nodetun/discovery/discoveryserver"
+	"github.com/nodetun/nodetun/internal/webserver"
 )
 
 // discoveryFlags are those of `nodetun discovery`.
@@ -19,7 +19,10 @@ type discoveryFlags struct {
 	dev   bool
 	store string
 	addrs []string
-	cfg   discoveryserver.Config
+	acme  webserver.ACME
+
+	proxies []string
+	cfg     discoveryserver.Config
 }
 
 func (a *app) discoveryCommand() *cobra.Command {
@@ -27,12 +30,17 @@ func (a *app) discoveryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "discovery", Short: "run a server that tells where nodes are",
 		Example: "  nodetun discovery --dev\n" +
+			"  nodetun discovery --acme discovery.example.com --origin discovery.example.com --name-server ns.example.com --address 192.0.2.1\n" +
 			"  nodetun up --discovery http://localhost:8080",
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.dev, "dev", false, "plain HTTP on all addresses, no limits, and without --store in memory: for tests and trusted networks")
-	flags.StringVar(&f.cfg.Addr, "addr", "", "TCP address for HTTP (default 127.0.0.1:8080; with --dev :8080)")
+	flags.StringVar(&f.cfg.Addr, "addr", "", "TCP address for HTTP (default :443 with a certificate, :8080 with --dev, else 127.0.0.1:8080)")
+	flags.StringVar(&f.cfg.CertFile, "tls-cert", "", "PEM file of the certificate; read again when it changes")
+	flags.StringVar(&f.cfg.KeyFile, "tls-key", "", "PEM file of its key")
+	flags.StringArrayVar(&f.acme.Hosts, "acme", nil, "get a certificate for this name from Let's Encrypt, whose terms you accept (repeatable)")
+	flags.StringArrayVar(&f.proxies, "trusted-proxy", nil, "address or prefix of a proxy before this server, which says who its clients are (repeatable)")
 	flags.StringVar(&f.cfg.DNSAddr, "dns-addr", ":5300", "UDP and TCP address for DNS, or none")
 	flags.StringVar(&f.cfg.MetricsAddr, "metrics-addr", "", "TCP address for Prometheus metrics and profiles (default none)")
 	flags.StringVar(&f.store, "store", "", "directory of the packets (default STATE-DIR/discovery), or postgres://… for a database")
@@ -41,7 +49,7 @@ func (a *app) discoveryCommand() *cobra.Command {
 	flags.StringArrayVar(&f.addrs, "address", nil, "IP address that the zones give themselves (repeatable)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		outliveReaders()
-		cfg, err := f.config()
+		cfg, err := f.config(a.stateDir)
 		if err != nil {
 			return usage(err)
 		}
@@ -57,7 +65,7 @@ func (a *app) discoveryCommand() *cobra.Command {
 			return errors.Join(err, server.Close())
 		}
 		out := cmd.OutOrStdout()
-		fmt.Fprintf(out, "packets and DNS over HTTP on http://%s\n", server.Addr())
+		fmt.Fprintf(out, "packets and DNS over HTTP on %s\n", server.URL())
 		if addr := server.DNSAddr(); addr != nil {
 			fmt.Fprintf(out, "dns on %s\n", addr)
 		}
@@ -88,7 +96,7 @@ func (f *discoveryFlags) openStore(ctx context.Context, stateDir string) (store 
 }
 
 // config is what the flags say.
-func (f *discoveryFlags) config() (discoveryserver.Config, error) {
+func (f *discoveryFlags) config(stateDir string) (discoveryserver.Config, error) {
 	cfg := f.cfg
 	if cfg.DNSAddr == "none" {
 		cfg.DNSAddr = ""
@@ -96,12 +104,24 @@ func (f *discoveryFlags) config() (discoveryserver.Config, error) {
 	if f.dev {
 		cfg.PutsPerSecond, cfg.QueriesPerSecond = -1, -1
 	}
+	if len(f.acme.Hosts) > 0 {
+		f.acme.CacheDir = filepath.Join(stateDir, "discovery-certificates")
+		cfg.ACME = &f.acme
+	}
+	secure := cfg.ACME != nil || cfg.CertFile != ""
+	trusted, err := webserver.ParsePrefixes(f.proxies)
+	if err != nil {
+		return cfg, fmt.Errorf("--trusted-proxy: %w", err)
+	}
+	cfg.TrustedProxies = trusted
 	switch {
+	case cfg.Addr == "" && secure:
+		cfg.Addr = ":443"
 	case cfg.Addr == "" && f.dev:
 		cfg.Addr = ":8080"
 	case cfg.Addr == "":
 		cfg.Addr = "127.0.0.1:8080"
-	case !f.dev && !onLoopback(cfg.Addr):
+	case !f.dev && !secure && !webserver.OnLoopback(cfg.Addr):
 		return cfg, fmt.Errorf("plain HTTP on %s: use --dev in a trusted network; else an address of 127.0.0.0/8 or [::1], for a web server before it that has a certificate", cfg.Addr)
 	}
 	for _, text := range f.addrs {
@@ -112,13 +132,4 @@ func (f *discoveryFlags) config() (discoveryserver.Config, error) {
 		cfg.Addrs = append(cfg.Addrs, addr)
 	}
 	return cfg, nil
-}
-
-func onLoopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }

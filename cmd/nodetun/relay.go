@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/webserver"
 	"github.com/nodetun/nodetun/relay/relayserver"
 )
 
@@ -93,7 +94,7 @@ func (f *relayFlags) config(stateDir string) (relayserver.Config, error) {
 		}
 		f.overlay(&cfg)
 	}
-	trusted, err := relayserver.ParsePrefixes(f.proxies)
+	trusted, err := webserver.ParsePrefixes(f.proxies)
 	if err != nil {
 		return cfg, fmt.Errorf("--trusted-proxy: %w", err)
 	}

@@ -3,8 +3,6 @@ package discoveryserver
 import (
 	"context"
 	"errors"
-	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/webserver"
 )
 
 const (
@@ -42,7 +41,7 @@ func (s *Server) dnsHandler(ctx context.Context, udp bool) dns.HandlerFunc {
 			count = &s.count.dnsUDP
 		}
 		count.Add(1)
-		if udp && !s.queries.Allow(addrOf(w.RemoteAddr()), time.Now()) {
+		if udp && !s.queries.Allow(webserver.AddrOf(w.RemoteAddr()), time.Now()) {
 			s.limited(w, req)
 			return
 		}
@@ -68,11 +67,6 @@ func (s *Server) limited(w dns.ResponseWriter, req *dns.Msg) {
 	res := new(dns.Msg).SetReply(req)
 	res.Truncated = true
 	_ = w.WriteMsg(res)
-}
-
-func addrOf(a net.Addr) netip.Addr {
-	ap, _ := netip.ParseAddrPort(a.String())
-	return ap.Addr()
 }
 
 // answer answers one query. Answers are authoritative, for names below the origins:

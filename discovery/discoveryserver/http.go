@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -80,7 +79,7 @@ func (s *Server) putPacket(w http.ResponseWriter, r *http.Request) {
 		s.count.puts.bad.Add(1)
 		return
 	}
-	if addr := remote(r); !s.puts.Allow(addr, time.Now()) {
+	if addr := s.cfg.TrustedProxies.ClientOf(r); !s.puts.Allow(addr, time.Now()) {
 		s.count.puts.limited.Add(1)
 		w.Header().Set("Retry-After", "4")
 		fail(w, http.StatusTooManyRequests, "too many packets from this network")
@@ -188,12 +187,6 @@ func lowestTTL(m *dns.Msg) (ttl uint32, ok bool) {
 		}
 	}
 	return ttl, ok
-}
-
-// remote is the address of the client.
-func remote(r *http.Request) netip.Addr {
-	a, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return a.Addr()
 }
 
 func (s *Server) httpServer() *http.Server {

@@ -2,6 +2,7 @@ package discoveryserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
@@ -12,10 +13,12 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/crypto/acme/autocert"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodetun/nodetun/internal/metrics"
 	"github.com/nodetun/nodetun/internal/ratelimit"
+	"github.com/nodetun/nodetun/internal/webserver"
 )
 
 // Config says what to serve. The zero value, with addresses, serves from memory.
@@ -23,6 +26,13 @@ type Config struct {
 	// Addr is the TCP address for HTTP, DNSAddr the UDP and TCP address for DNS, and
 	// MetricsAddr the one for metrics and profiles. Empty: none of that kind.
 	Addr, DNSAddr, MetricsAddr string
+	// CertFile and KeyFile, in PEM, or ACME are how HTTP gets its certificate. None: it is
+	// plain.
+	CertFile, KeyFile string
+	ACME              *webserver.ACME
+	// TrustedProxies stand before this server: what they say of a client's address counts
+	// for the limits (PROXY protocol, X-Forwarded-For).
+	TrustedProxies webserver.Proxies
 	// Origins are the zones below which nodes have their records. None: the root, so
 	// that _iroh.<z-base-32> is a name of its own.
 	Origins []string
@@ -60,6 +70,12 @@ type Server struct {
 	count   counters
 	told    atomic.Int64 // when an error of the store was last logged, Unix seconds
 
+	tls  *tls.Config // nil: plain
+	acme *autocert.Manager
+
+	stop context.CancelFunc // ends what is asked of others
+	life context.Context
+
 	http, metrics net.Listener // nil: none
 	dnsUDP        net.PacketConn
 	dnsTCP        net.Listener
@@ -79,8 +95,9 @@ func New(cfg Config) *Server {
 	if cfg.Keep == 0 {
 		cfg.Keep = defaultKeep
 	}
+	life, stop := context.WithCancel(context.Background())
 	return &Server{
-		cfg: cfg, log: cfg.Logger, store: cfg.Store, cache: newCache(cfg.Store), origins: sortedOrigins(cfg.Origins),
+		life: life, stop: stop, cfg: cfg, log: cfg.Logger, store: cfg.Store, cache: newCache(cfg.Store), origins: sortedOrigins(cfg.Origins),
 		// What net/http says holds addresses.
 		httpLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		puts:    limit(cfg.PutsPerSecond, defaultPuts), queries: limit(cfg.QueriesPerSecond, defaultQueries),
@@ -105,6 +122,9 @@ func (s *Server) Listen() error {
 }
 
 func (s *Server) listen() (err error) {
+	if err := s.loadTLS(); err != nil {
+		return err
+	}
 	if s.cfg.Addr != "" {
 		if s.http, err = net.Listen("tcp", s.cfg.Addr); err != nil {
 			return bindError("HTTP", s.cfg.Addr, err)
@@ -123,6 +143,26 @@ func (s *Server) listen() (err error) {
 		if s.metrics, err = net.Listen("tcp", s.cfg.MetricsAddr); err != nil {
 			return bindError("metrics", s.cfg.MetricsAddr, err)
 		}
+	}
+	return nil
+}
+
+// loadTLS makes tls from whatever names a certificate.
+func (s *Server) loadTLS() error {
+	protocols := []string{"h2", "http/1.1"}
+	switch {
+	case s.cfg.ACME != nil:
+		s.acme = webserver.NewManager(s.life, s.cfg.ACME)
+		s.tls = webserver.ManagedTLS(s.acme, s.cfg.ACME.Hosts[0], protocols...)
+	case s.cfg.CertFile != "" && s.cfg.KeyFile != "":
+		file, err := webserver.OpenCertificate(s.cfg.CertFile, s.cfg.KeyFile, s.log)
+		if err != nil {
+			return err
+		}
+		s.tls = &tls.Config{GetCertificate: file.Get}
+		webserver.Harden(s.tls, protocols...)
+	case s.cfg.CertFile != "" || s.cfg.KeyFile != "":
+		return errors.New("a certificate file and a key file belong together")
 	}
 	return nil
 }
@@ -149,6 +189,18 @@ func (s *Server) closeSockets() {
 // Addr returns the address of HTTP, nil if there is none.
 func (s *Server) Addr() net.Addr { return addrOrNil(s.http) }
 
+// URL returns where HTTP is served, empty if it is not.
+func (s *Server) URL() string {
+	switch {
+	case s.http == nil:
+		return ""
+	case s.tls != nil:
+		return "https://" + s.http.Addr().String()
+	default:
+		return "http://" + s.http.Addr().String()
+	}
+}
+
 // DNSAddr returns the address of DNS, by UDP and TCP, nil if there is none.
 func (s *Server) DNSAddr() net.Addr { return addrOrNil(s.dnsTCP) }
 
@@ -164,6 +216,7 @@ func addrOrNil(l net.Listener) net.Addr {
 
 // Close closes what Listen bound, and the store. Run does it too.
 func (s *Server) Close() error {
+	s.stop()
 	s.closeSockets()
 	return s.store.Close()
 }
@@ -188,6 +241,10 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			})
 		})
 	}
+	if s.acme != nil {
+		group.Go(func() error { webserver.Fetch(ctx, s.acme, s.cfg.ACME.Hosts, s.log); return nil })
+		defer context.AfterFunc(ctx, s.stop)()
+	}
 	if s.metrics != nil {
 		group.Go(func() error { return metrics.Serve(ctx, s.metrics, s.Metrics) })
 	}
@@ -207,7 +264,11 @@ func (s *Server) serveHTTP(ctx context.Context) error {
 			_ = server.Close()
 		}
 	})
-	err := server.Serve(s.http)
+	serve := server.Serve
+	if server.TLSConfig = s.tls; s.tls != nil {
+		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+	}
+	err := serve(s.cfg.TrustedProxies.Listener(s.http))
 	if stop() {
 		return fmt.Errorf("discovery: %w", err)
 	}

@@ -3,14 +3,24 @@ package discoveryserver
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
-	"math/rand/v2"
+	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -22,6 +32,7 @@ import (
 	discoverydns "github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/webserver"
 )
 
 // run serves on loopback until the test ends.
@@ -362,6 +373,83 @@ func TestPutLimit(t *testing.T) {
 	}
 }
 
+// Behind a proxy that is trusted, and only there, clients are told apart by what it says.
+func TestLimitBehindProxy(t *testing.T) {
+	proxies, err := webserver.ParsePrefixes([]string{"192.0.2.0/24"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{PutsPerSecond: 1, TrustedProxies: proxies})
+	defer s.Close()
+	// Networks whose hashes meet share a bucket: a few of the twenty may.
+	for proxy, want := range map[string]struct{ least, most int }{"192.0.2.9": {15, 20}, "198.51.100.9": {1, 2}} {
+		passed := 0
+		for i := range 20 {
+			n := newNode(t)
+			r := httptest.NewRequest("PUT", "/pkarr/"+n.id.Z32(), bytes.NewReader(n.at(t, time.Now(), 1).Payload()))
+			r.RemoteAddr = proxy + ":999"
+			r.Header.Set("X-Forwarded-For", fmt.Sprintf("203.0.%d.1", i))
+			w := httptest.NewRecorder()
+			s.Handler().ServeHTTP(w, r)
+			if w.Code == http.StatusNoContent {
+				passed++
+			}
+		}
+		if passed < want.least || passed > want.most {
+			t.Errorf("by %s %d passed, want %+v", proxy, passed, want)
+		}
+	}
+}
+
+// With a certificate it is HTTPS, of version 2 too.
+func TestTLS(t *testing.T) {
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile := filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key")
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	if err := errors.Join(os.WriteFile(certFile, certPEM, 0o600), os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s := run(t, Config{CertFile: certFile, KeyFile: keyFile})
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certPEM)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	if !strings.HasPrefix(s.URL(), "https://127.0.0.1:") {
+		t.Errorf("URL %s", s.URL())
+	}
+	n := newNode(t)
+	c := pkarr.Client{URL: s.URL() + "/pkarr", HTTP: client}
+	if err := c.Put(t.Context(), n.at(t, time.Now(), 1)); err != nil {
+		t.Fatal(err)
+	}
+	res, err := client.Get(s.URL() + "/pkarr/" + n.id.Z32())
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK || res.ProtoMajor != 2 {
+		t.Errorf("%s by %s", res.Status, res.Proto)
+	}
+	half := New(Config{Addr: "127.0.0.1:0", CertFile: certFile})
+	defer half.Close()
+	if err := half.Listen(); err == nil {
+		t.Error("a certificate without its key")
+	}
+}
+
 // failing is a store that is out of order.
 type failing struct{ Store }
 
@@ -397,7 +485,7 @@ func TestGarbage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	random := rand.New(rand.NewPCG(1, 2))
+	random := mathrand.New(mathrand.NewPCG(1, 2))
 	good, err := new(dns.Msg).SetQuestion("_iroh."+newNode(t).id.Z32()+".", dns.TypeTXT).Pack()
 	if err != nil {
 		t.Fatal(err)

@@ -36,13 +36,14 @@ var layers = map[string][]string{
 	"internal/plaintext":  {},
 	"internal/proxies":    {"identity"},
 	"internal/metrics":    {},
+	"internal/webserver":  {},
 	"internal/ratelimit":  {},
 
 	"magicsock/disco":           {"identity"},
 	"relay":                     {"identity"},
 	"relay/iroh1":               {"identity", "relay"},
 	"relay/relayclient":         {"identity", "relay", "relay/iroh1"},
-	"relay/relayserver":         {"identity", "relay", "relay/iroh1", "internal/metrics", "internal/plaintext", "internal/ratelimit"},
+	"relay/relayserver":         {"identity", "relay", "relay/iroh1", "internal/metrics", "internal/plaintext", "internal/ratelimit", "internal/webserver"},
 	"internal/wire":             {"identity", "internal/packet"},
 	"magicsock/nodemap":         {"identity", "magicsock/disco"},
 	"magicsock/udpconn":         {"identity"},
@@ -55,7 +56,7 @@ var layers = map[string][]string{
 	"discovery/dns":             {"identity", "discovery"},
 	"discovery/mdns":            {"identity", "discovery", "internal/ratelimit"},
 	"discovery/pkarr":           {"identity", "discovery"},
-	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "internal/metrics", "internal/ratelimit"},
+	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "internal/metrics", "internal/ratelimit", "internal/webserver"},
 	"discovery/discoveryserver/discoverytest": {"discovery", "discovery/discoveryserver", "discovery/dns", "discovery/pkarr"},
 	"endpoint": {"identity", "magicsock/...", "discovery", "relay/..."},
 
@@ -72,7 +73,7 @@ var layers = map[string][]string{
 		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "relay",
 	},
 
-	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver"},
+	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
 	"endpoint/examples/echo": {"identity", "endpoint", "magicsock"},
 }
 
@@ -97,8 +98,8 @@ var homes = map[string][]string{
 	"github.com/hashicorp/golang-lru":  {"relay/relayserver", "discovery/discoveryserver"},
 	"github.com/jackc/pgx/v5":          {"discovery/discoveryserver"},
 	"github.com/prometheus":            {"internal/metrics"},
-	"golang.org/x/crypto/acme":         {"relay/relayserver"},
-	"github.com/pires/go-proxyproto":   {"relay/relayserver"},
+	"golang.org/x/crypto/acme":         {"relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
+	"github.com/pires/go-proxyproto":   {"relay/relayserver", "internal/webserver"},
 	"golang.org/x/net/http/httpproxy":  {"internal/proxies"},
 }
 

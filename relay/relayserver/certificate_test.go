@@ -30,6 +30,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/acme"
+
+	"github.com/nodetun/nodetun/internal/webserver"
 )
 
 // authority signs certificates.
@@ -128,16 +130,16 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		dir := t.TempDir()
 		certFile, keyFile := a.writePair(dir, "one.example")
 		var log bytes.Buffer
-		c, err := openCertificate(certFile, keyFile, slog.New(slog.NewTextHandler(&log, nil)))
+		c, err := webserver.OpenCertificate(certFile, keyFile, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		name := func() string {
-			pair, err := c.get(nil)
+			pair, err := c.Get(nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if leaf := c.leaf(); !leaf.Equal(pair.Leaf) {
+			if leaf := c.Leaf(); !leaf.Equal(pair.Leaf) {
 				t.Error("leaf differs")
 			}
 			return pair.Leaf.DNSNames[0]
@@ -146,7 +148,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		if got := name(); got != "one.example" {
 			t.Errorf("at once: %s", got)
 		}
-		time.Sleep(reloadEvery)
+		time.Sleep(webserver.ReloadEvery)
 		if got := name(); got != "second.example" {
 			t.Errorf("after a while: %s", got)
 		}
@@ -154,7 +156,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
-			time.Sleep(reloadEvery)
+			time.Sleep(webserver.ReloadEvery)
 			if got := name(); got != "second.example" {
 				t.Errorf("with a broken file: %s", got)
 			}
@@ -165,12 +167,12 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		if err := os.Remove(certFile); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(reloadEvery)
+		time.Sleep(webserver.ReloadEvery)
 		if got := name(); got != "second.example" {
 			t.Errorf("without a file: %s", got)
 		}
 		a.writePair(dir, "a-third.example")
-		time.Sleep(reloadEvery)
+		time.Sleep(webserver.ReloadEvery)
 		if got := name(); got != "a-third.example" {
 			t.Errorf("repaired: %s", got)
 		}

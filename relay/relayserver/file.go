@@ -3,7 +3,6 @@ package relayserver
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/plaintext"
+	"github.com/nodetun/nodetun/internal/webserver"
 )
 
 // file is the form of relay.toml. Its keys are those of iroh's relay, as far as they
@@ -139,7 +139,7 @@ func (f *file) config() (Config, error) {
 		cfg.MetricsAddr = "127.0.0.1:9090"
 	}
 	var err error
-	if cfg.TrustedProxies, err = ParsePrefixes(f.TrustedProxies); err != nil {
+	if cfg.TrustedProxies, err = webserver.ParsePrefixes(f.TrustedProxies); err != nil {
 		return Config{}, fmt.Errorf("trusted_proxies: %w", err)
 	}
 	if cfg.Access, err = accessOf(f.Access); err != nil {
@@ -281,20 +281,4 @@ func texts(value any) ([]string, error) {
 	default:
 		return nil, fmt.Errorf("must be a text or a list of texts, not %v", value)
 	}
-}
-
-// ParsePrefixes reads addresses and prefixes.
-func ParsePrefixes(texts []string) ([]netip.Prefix, error) {
-	var list []netip.Prefix
-	for _, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if addr, single := netip.ParseAddr(text); single == nil {
-			p, err = addr.Prefix(addr.BitLen())
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%q is neither an address nor a prefix (such as 127.0.0.1 or 10.0.0.0/8)", text)
-		}
-		list = append(list, p.Masked())
-	}
-	return list, nil
 }

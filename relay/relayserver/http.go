@@ -13,6 +13,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/nodetun/nodetun/internal/webserver"
 	"github.com/nodetun/nodetun/relay"
 	"github.com/nodetun/nodetun/relay/iroh1"
 )
@@ -126,7 +127,7 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	raw, _ := r.Context().Value(rawConn{}).(*relay.Conn)
-	v := visitor{addr: s.clientOf(r), raw: raw, token: tokenOf(r), webSocket: upgrade == "websocket", leave: func() {}}
+	v := visitor{addr: s.proxies().ClientOf(r), raw: raw, token: tokenOf(r), webSocket: upgrade == "websocket", leave: func() {}}
 	if !s.logins.Allow(v.addr, time.Now()) {
 		s.count.loginsLimited.Add(1)
 		refuse(w, http.StatusTooManyRequests, "too many logins from this network")
@@ -136,7 +137,7 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, tooMany)
 		return
 	}
-	if s.trusts(addrOf(remoteOf(r))) || len(s.cfg.TrustedProxies) > 0 && raw != nil && s.trusts(addrOf(raw.RemoteAddr())) {
+	if s.proxies().Trust(webserver.AddrOf(remoteOf(r))) || len(s.cfg.TrustedProxies) > 0 && raw != nil && s.proxies().Trust(webserver.AddrOf(raw.RemoteAddr())) {
 		leave, ok := s.crowd.enter(v.addr)
 		if !ok {
 			s.count.connsLimited.Add(1)

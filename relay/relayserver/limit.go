@@ -7,16 +7,8 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/internal/ratelimit"
+	"github.com/nodetun/nodetun/internal/webserver"
 )
-
-// addrOf returns the IP address of a connection's end; one without (a pipe)
-// counts as the zero address.
-func addrOf(a net.Addr) netip.Addr {
-	if ap, err := netip.ParseAddrPort(a.String()); err == nil {
-		return ap.Addr()
-	}
-	return netip.Addr{}
-}
 
 // limitedListener bounds the connections: in all, from one prefix, and how many come
 // in a second.
@@ -49,7 +41,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			l.failed(err)
 			return nil, err
 		}
-		addr := addrOf(c.RemoteAddr())
+		addr := webserver.AddrOf(c.RemoteAddr())
 		p := ratelimit.PrefixOf(addr)
 		if l.proxied != nil && l.proxied(addr) {
 			p = netip.Prefix{}

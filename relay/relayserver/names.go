@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nodetun/nodetun/internal/webserver"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -35,7 +36,7 @@ func newNames(cfg *Config) names {
 		}
 	case cfg.TLS != nil:
 		for _, c := range cfg.TLS.Certificates {
-			if leaf := leafOf(c); leaf != nil {
+			if leaf := webserver.LeafOf(c); leaf != nil {
 				n.certs = append(n.certs, leaf)
 			}
 		}

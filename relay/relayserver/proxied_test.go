@@ -14,35 +14,6 @@ import (
 	"github.com/nodetun/nodetun/relay"
 )
 
-func TestClientOf(t *testing.T) {
-	s, err := New(Config{Dev: true, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.1/32")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	for _, tc := range []struct {
-		name, remote string
-		forwarded    []string
-		want         string
-	}{
-		{"nobody in between", "203.0.113.5:1000", nil, "203.0.113.5"},
-		{"a client that claims to be another", "203.0.113.5:1000", []string{"198.51.100.7"}, "203.0.113.5"},
-		{"one proxy", "127.0.0.1:1000", []string{"198.51.100.7"}, "198.51.100.7"},
-		{"a client that claims something to the proxy", "127.0.0.1:1000", []string{"192.0.2.66, 198.51.100.7"}, "198.51.100.7"},
-		{"two proxies", "127.0.0.1:1000", []string{"198.51.100.7", "10.1.2.3"}, "198.51.100.7"},
-		{"IPv6, and a port", "127.0.0.1:1000", []string{"[2001:db8::7]:4711"}, "2001:db8::7"},
-		{"nonsense", "127.0.0.1:1000", []string{"unknown"}, "127.0.0.1"},
-		{"the proxy itself", "127.0.0.1:1000", nil, "127.0.0.1"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			r := &http.Request{RemoteAddr: tc.remote, Header: http.Header{"X-Forwarded-For": tc.forwarded}}
-			if got := s.clientOf(r); got != netip.MustParseAddr(tc.want) {
-				t.Errorf("got %v, want %s", got, tc.want)
-			}
-		})
-	}
-}
-
 // ask sends bytes, which may begin with a PROXY header, and an upgrade, and returns the
 // answer.
 func ask(t *testing.T, s *Server, first string, header string) *http.Response {

@@ -20,6 +20,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/metrics"
 	"github.com/nodetun/nodetun/internal/ratelimit"
+	"github.com/nodetun/nodetun/internal/webserver"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -88,8 +89,8 @@ func New(cfg Config) (*Server, error) {
 	s.registry.spares = make(map[identity.NodeID][]*client)
 	s.shutdown, s.cancel = context.WithCancel(context.Background())
 	if cfg.ACME != nil {
-		s.acme = acmeManager(s.shutdown, cfg.ACME)
-		s.cfg.TLS = acmeTLS(s.acme, cfg.ACME.Hosts[0])
+		s.acme = webserver.NewManager(s.shutdown, cfg.ACME)
+		s.cfg.TLS = webserver.ManagedTLS(s.acme, cfg.ACME.Hosts[0], "http/1.1")
 	}
 	return s, nil
 }
@@ -213,7 +214,7 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error { return metrics.Serve(ctx, metricsAt, s.Metrics) })
 	}
 	if s.acme != nil {
-		group.Go(func() error { s.fetchCertificates(); return nil })
+		group.Go(func() error { webserver.Fetch(s.shutdown, s.acme, s.cfg.ACME.Hosts, s.logger); return nil })
 	}
 	for _, st := range stun {
 		group.Go(func() error { return st.run(ctx) })
@@ -258,6 +259,9 @@ func (s *Server) admit() bool {
 	return true
 }
 
+// proxies are those before this relay.
+func (s *Server) proxies() webserver.Proxies { return s.cfg.TrustedProxies }
+
 func (s *Server) limit(l net.Listener) net.Listener {
 	return &limitedListener{
 		Listener: l,
@@ -266,7 +270,7 @@ func (s *Server) limit(l net.Listener) net.Listener {
 		rate:     float64(s.cfg.Limits.AcceptsPerSecond),
 		burst:    float64(s.cfg.Limits.AcceptBurst),
 		refused:  func() { s.count.connsLimited.Add(1) },
-		proxied:  s.trusts,
+		proxied:  s.proxies().Trust,
 		failed:   s.acceptFailed,
 		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, s.stall) },
 		open:     make(map[netip.Prefix]int),
@@ -275,9 +279,7 @@ func (s *Server) limit(l net.Listener) net.Listener {
 
 func (s *Server) wrap(l net.Listener) net.Listener {
 	l = s.limit(l)
-	if len(s.cfg.TrustedProxies) > 0 {
-		l = &proxiedListener{Listener: l, trusts: s.trusts}
-	}
+	l = s.proxies().Listener(l)
 	if s.cfg.TLS != nil {
 		l = tls.NewListener(l, s.cfg.TLS)
 	}
