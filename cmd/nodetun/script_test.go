@@ -40,7 +40,7 @@ func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	argv := append(args[1:len(args):len(args)], "--state-dir", ts.MkAbs("state"), "--socket", ts.MkAbs("run/nodetun.sock"))
-	if len(args) < 2 || args[1] != "relay" { // its --config is another file
+	if len(args) < 2 || args[1] != "relay" && args[1] != "discovery" { // its --config is another file
 		argv = append(argv, "--config", ts.MkAbs("nodetun.toml"))
 	}
 	got := 0

@@ -3,14 +3,9 @@ package relayserver
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
-
-	"github.com/pelletier/go-toml/v2"
 
 	"github.com/nodetun/nodetun/identity"
-	"github.com/nodetun/nodetun/internal/plaintext"
 	"github.com/nodetun/nodetun/internal/webserver"
 )
 
@@ -73,52 +68,20 @@ const stagingURL = "https://acme-staging-v02.api.letsencrypt.org/directory"
 // Load reads a configuration file (TOML). Errors name the file and, where one key is
 // to blame, its line. A file with a secret is refused when others can read it (S5).
 func Load(path string) (Config, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return Config{}, err
-	}
-	if data, err = plaintext.Clean(data); err != nil {
-		return Config{}, fmt.Errorf("%s: %w", path, err)
-	}
 	var f file
-	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
-	if err := dec.Decode(&f); err != nil {
-		return Config{}, fileError(path, err)
+	if err := webserver.ReadTOML(path, &f); err != nil {
+		return Config{}, err
 	}
 	cfg, err := f.config()
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(cfg.Access.Tokens) > 0 || cfg.Access.BearerToken != "" {
-		info, err := os.Stat(path)
-		if err != nil {
+		if err := webserver.CheckSecret(path, "the tokens"); err != nil {
 			return Config{}, err
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return Config{}, fmt.Errorf("%s: others can read the tokens in it (try: chmod 600 %s)", path, path)
 		}
 	}
 	return cfg, nil
-}
-
-// fileError says where the TOML is wrong.
-func fileError(path string, err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) && len(strict.Errors) > 0 {
-		first := strict.Errors[0]
-		line, _ := first.Position()
-		return fmt.Errorf("%s:%d: unknown key %s", path, line, strings.Join(first.Key(), "."))
-	}
-	var decode *toml.DecodeError
-	if errors.As(err, &decode) {
-		line, _ := decode.Position()
-		key := strings.Join(decode.Key(), ".")
-		if key != "" {
-			key += ": "
-		}
-		return fmt.Errorf("%s:%d: %s%s", path, line, key, strings.TrimPrefix(decode.Error(), "toml: "))
-	}
-	return fmt.Errorf("%s: %w", path, err)
 }
 
 func (f *file) config() (Config, error) {
