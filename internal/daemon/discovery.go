@@ -259,6 +259,14 @@ func (d *Daemon) publications() []localapi.Publication {
 		return list
 	}
 	p := localapi.Publication{Server: d.finder.client.URL}
+	if d.toPublish().IsEmpty() {
+		why := "there is nothing to say without a relay"
+		if d.cfg.Settings.Publish == "relay" {
+			why += ` (publish = "all" tells public addresses)`
+		}
+		p.Error = &why
+		return append(list, p)
+	}
 	status := d.finder.publisher.Status()
 	if !status.Last.IsZero() {
 		p.Last = pointer(status.Last.UTC().Truncate(time.Second))
@@ -279,8 +287,8 @@ func (d *Daemon) publishHealth(warn func(what, fix string)) {
 		if p.Last != nil {
 			since = *p.Last
 		}
-		if p.Error != nil && time.Since(since) > publishPatience {
-			warn("this node is not made known at "+p.Server+": "+*p.Error, "it is tried again by itself; who knows no address of this machine does not find it until then")
+		if p.Error != nil && !d.toPublish().IsEmpty() && time.Since(since) > publishPatience {
+			warn("this node is not made known at "+p.Server+": "+*p.Error, `it is tried again by itself; who knows no address of this machine does not find it until then. Without such a server: discovery = "none"`)
 		}
 	}
 }
