@@ -48,7 +48,7 @@ type Config struct {
 	ID identity.NodeID
 	// Skip says which links are not used, by name. Nil: none.
 	Skip func(link string) bool
-	// Control is given each socket before it is bound. May be nil.
+	// Control is given the socket before it is bound. May be nil.
 	Control func(network, address string, c syscall.RawConn) error
 	// OnFound is told all that others announce. It must not block. May be nil.
 	OnFound func(discovery.Item)
@@ -107,7 +107,7 @@ var (
 	_ discovery.Publisher = (*Node)(nil)
 )
 
-// New binds the sockets; Run uses and closes them.
+// New binds the socket; Run uses and closes it.
 func New(cfg Config) (*Node, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

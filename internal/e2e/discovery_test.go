@@ -213,6 +213,15 @@ func TestNetnsFoundOnLAN(t *testing.T) {
 	a.Start(t, flags...)
 	b.Start(t, flags...)
 	ping(a, "bob.node.internal")
+	// A DNS server of this host may have the port at an address.
+	a.NS.Do(t, func() {
+		conn, err := net.ListenPacket("udp", "192.168.7.1:5353")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn.Close()
+	})
 	if out := a.Nodetun(t, "lookup", "bob"); !strings.Contains(out, "192.168.7.2:41820") {
 		t.Errorf("lookup:\n%s", out)
 	}
