@@ -19,10 +19,10 @@ const (
 	// number 0's servers.
 	burst  = 2
 	refill = 4 * time.Second
-	// A failed attempt is repeated after retryStep times the number of failures in a
-	// row, at most retryMax.
-	retryStep = time.Second
-	retryMax  = time.Minute
+	// A failed attempt is repeated after retryMin, and after twice as long each time, at
+	// most retryMax.
+	retryMin = time.Second
+	retryMax = time.Minute
 )
 
 // Publisher keeps what a node says of itself on one server. Make it with NewPublisher;
@@ -79,8 +79,8 @@ func (p *Publisher) Status() Status {
 func (p *Publisher) Run(ctx context.Context) error {
 	var (
 		pace     pace
-		failures int
-		verified bool // nobody has a newer packet of ours
+		retry    time.Duration // after the last failure; 0: it did not fail
+		verified bool          // nobody has a newer packet of ours
 		due      <-chan time.Time
 	)
 	for {
@@ -106,21 +106,22 @@ func (p *Publisher) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			failures++
-			next = min(time.Duration(failures)*retryStep, retryMax)
+			first := retry == 0
+			retry = min(max(2*retry, retryMin), retryMax)
+			next = retry
 			var busy *BusyError
 			if errors.As(err, &busy) {
 				next = max(next, busy.Pause)
 			}
 			p.note(err)
-			if failures == 1 {
+			if first {
 				p.log.Warn("publishing failed, it is tried again", "server", p.client.URL, "err", err)
 			}
 		default:
-			if failures > 0 {
+			if retry > 0 {
 				p.log.Info("publishing works again", "server", p.client.URL)
 			}
-			failures = 0
+			retry = 0
 			p.note(nil)
 		}
 		due = time.After(next)
