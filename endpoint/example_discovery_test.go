@@ -48,7 +48,7 @@ func ExampleEndpoint_Connect_byKey() {
 		log.Fatal(err)
 	}
 	tasks.Go(func() { _ = caller.Run(ctx) })
-	for publisher.Status().Last.IsZero() {
+	for publisher.Status().Last.IsZero() && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
 	c, err := caller.Connect(ctx, identity.NodeAddr{ID: key.NodeID()}, "notes/1")

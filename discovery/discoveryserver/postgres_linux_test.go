@@ -160,8 +160,10 @@ func twoServers(t *testing.T, d *database) {
 			}
 		}()
 	}
-	for len(acknowledged) < 200 {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(time.Minute); len(acknowledged) < 200; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d packets in a minute", len(acknowledged))
+		}
 	}
 	d.kill()
 	close(stop)
