@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/discovery"
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock"
@@ -31,14 +32,22 @@ const (
 // ours is our endpoint, which echoes what it is sent.
 type ours struct {
 	*endpoint.Endpoint
-	t *testing.T
+	t   *testing.T
+	key *identity.SecretKey
 }
 
 func startOurs(t *testing.T, relays ...identity.RelayURL) *ours {
 	t.Helper()
+	return startOursAs(t, identity.GenerateSecretKey(), nil, relays...)
+}
+
+// startOursAs starts the node of a key, which finds others by resolver, if that is not nil.
+func startOursAs(t *testing.T, key *identity.SecretKey, resolver discovery.Resolver, relays ...identity.RelayURL) *ours {
+	t.Helper()
 	e, err := endpoint.New(endpoint.Config{
+		Resolver: resolver,
 		Socket: magicsock.Config{
-			Key: identity.GenerateSecretKey(), Relays: relays, NoPortmap: true,
+			Key: key, Relays: relays, NoPortmap: true,
 			Bind4:  netip.AddrPortFrom(netip.IPv4Unspecified(), 0),
 			Paired: func(identity.NodeID) bool { return true },
 		},
@@ -68,7 +77,7 @@ func startOurs(t *testing.T, relays ...identity.RelayURL) *ours {
 		cancel()
 		running.Wait()
 	})
-	return &ours{e, t}
+	return &ours{e, t, key}
 }
 
 func echoStreams(c *endpoint.Connection) {

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -34,8 +36,7 @@ func TestMain(m *testing.M) {
 }
 
 func outside() int {
-	flags := uintptr(syscall.CLONE_NEWNET)
-	attr := &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
+	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() != 0 {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
@@ -109,7 +110,32 @@ func network(t *testing.T) {
 	for _, addr := range []string{firstAddr, secondAddr} {
 		setAddr(t, addr, true)
 	}
+	if err := ownNames(); err != nil {
+		t.Fatal(err)
+	}
 }
+
+// ownNames has this process and its children ask this host for names.
+var ownNames = sync.OnceValue(func() error {
+	file, err := os.CreateTemp("", "nodetun-interop-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	if _, err := file.WriteString("nameserver " + firstAddr + "\n"); err != nil {
+		return err
+	}
+	if err := file.Close(); err != nil {
+		return err
+	}
+	if err := os.Chmod(file.Name(), 0o644); err != nil {
+		return err
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_PRIVATE|syscall.MS_REC, ""); err != nil {
+		return err
+	}
+	return syscall.Mount(file.Name(), "/etc/resolv.conf", "", syscall.MS_BIND, "")
+})
 
 func setAddr(t *testing.T, addr string, present bool) {
 	t.Helper()
@@ -132,9 +158,15 @@ func setAddr(t *testing.T, addr string, present bool) {
 }
 
 // elsewhere gives a process with a network namespace of its own the far end. When it
-// is gone, the interface is too.
+// is gone, the interface is too, which the end of the test waits for.
 func elsewhere(t *testing.T, pid int) {
 	t.Helper()
+	t.Cleanup(func() {
+		for gone := false; !gone; time.Sleep(10 * time.Millisecond) {
+			_, err := netlink.LinkByName(near)
+			gone = err != nil
+		}
+	})
 	link, err := netlink.LinkByName(far)
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +174,7 @@ func elsewhere(t *testing.T, pid int) {
 	if err := netlink.LinkSetNsPid(link, pid); err != nil {
 		t.Fatal(err)
 	}
-	for _, words := range []string{"link set lo up", "addr add " + farAddr + "/24 dev " + far, "link set " + far + " up"} {
+	for _, words := range []string{"link set lo up", "addr add " + farAddr + "/24 dev " + far, "link set " + far + " up", "route add 224.0.0.0/4 dev " + far} {
 		cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(pid), "-n", "ip"}, strings.Fields(words)...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("ip %s: %v: %s", words, err, out)

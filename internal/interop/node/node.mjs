@@ -36,10 +36,10 @@ async function serve(connection) {
 }
 
 const old = {
-  async start({ secret }) {
+  async start({ secret, discovery }) {
     node = await iroh.Iroh.memory({
       secretKey: secret && bytes(Buffer.from(secret, 'hex')),
-      nodeDiscovery: 'None',
+      nodeDiscovery: discovery ? 'Default' : 'None',
       protocols: {
         [Buffer.from(ALPN)]: () => ({
           accept: async (err, connecting) => {
@@ -69,9 +69,9 @@ const old = {
 }
 
 const recent = {
-  async start({ secret, relay, token }) {
+  async start({ secret, relay, token, discovery }) {
     const b = iroh.Endpoint.builder()
-    iroh.presetMinimal(b)
+    discovery ? iroh.presetN0DisableRelay(b) : iroh.presetMinimal(b)
     b.alpns([bytes(Buffer.from(ALPN))])
     if (secret) b.secretKey(bytes(Buffer.from(secret, 'hex')))
     if (relay) {
