@@ -16,14 +16,17 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/nodetun/nodetun/discovery"
+	"github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock"
+	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
 // Config says how an Endpoint works. Socket.Key is required.
 type Config struct {
 	// Socket configures the packet socket and holds the identity. Its Discover
-	// and Logger, if nil, are set from Resolver and Logger below.
+	// and Logger, if nil, are set from Resolver and Logger below, and its DNS is a
+	// discovery/dns.Client for the servers of this host.
 	Socket magicsock.Config
 	// ALPNs are the protocols that Accept takes; none: nothing is accepted, and
 	// nodes that dial get no answer.
@@ -114,6 +117,10 @@ func New(cfg Config) (*Endpoint, error) {
 	}
 	if cfg.Socket.Logger == nil {
 		cfg.Socket.Logger = cfg.Logger
+	}
+	if cfg.Socket.DNS == nil {
+		names := dns.Client{Control: udpconn.MarkControl(cfg.Socket.Fwmark, cfg.Logger)}
+		cfg.Socket.DNS = names.Resolver()
 	}
 	cfg.ALPNs = slices.Clone(cfg.ALPNs)
 	cfg.SessionALPNs = slices.Clone(cfg.SessionALPNs)

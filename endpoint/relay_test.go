@@ -1,10 +1,14 @@
 package endpoint
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/discovery/discoveryserver"
+	"github.com/nodetun/nodetun/discovery/discoveryserver/discoverytest"
+	"github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/relay/relayserver"
 	"github.com/nodetun/nodetun/relay/relayserver/relaytest"
@@ -39,6 +43,32 @@ func TestRelay(t *testing.T) {
 	}
 	if got := c.PathText(); !strings.HasPrefix(got, "relay(http") {
 		t.Errorf("path %s", got)
+	}
+}
+
+// The address of a relay is asked of the DNS servers that the configuration names.
+func TestRelayByName(t *testing.T) {
+	r := relaytest.Start(t, relayserver.Config{})
+	names := discoverytest.Start(t, discoveryserver.Config{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
+	url, err := identity.ParseRelayURL(strings.Replace(r.URL.String(), "127.0.0.1", discoverytest.Origin, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := dns.Client{Servers: func() []netip.AddrPort { return []netip.AddrPort{names.DNS} }}
+	byName := func() Config {
+		cfg := withRelay(url)
+		cfg.Socket.DNS = client.Resolver()
+		return cfg
+	}
+	a, b := start(t, byName()), start(t, byName())
+	serveEcho(b)
+	ctx := withTimeout(t)
+	c, err := a.Connect(ctx, identity.NodeAddr{ID: b.NodeID(), Relay: url}, testALPN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := echoOnce(ctx, c, []byte("x")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -64,6 +64,8 @@ type Config struct {
 	// Paired says that a node is a peer for good. It is called under a lock:
 	// it must not call back into this package. Nil: no node is.
 	Paired func(identity.NodeID) bool
+	// DNS finds the addresses of relays and STUN servers; nil: as package net does.
+	DNS *net.Resolver
 	// Fwmark is the firewall mark of every underlay packet; 0 is none.
 	Fwmark uint32
 	// ExcludeLink names interfaces whose addresses are not offered to others
@@ -199,7 +201,7 @@ func New(cfg Config) (*Conn, error) {
 		Deliver: c.deliverRelay, Admit: c.admit, Changed: c.relaysChanged, LinkChanged: c.relayLink,
 		Control:    udpconn.MarkControl(cfg.Fwmark, cfg.Logger),
 		Configured: cfg.Relays, Tokens: cfg.RelayTokens, TunPrefixes: cfg.TunPrefixes, InsecureTLS: cfg.InsecureRelayTLS,
-		Dial: under.DialTCP, Proxy: cfg.Proxy,
+		DNS: cfg.DNS, Dial: under.DialTCP, Proxy: cfg.Proxy,
 	})
 	c.relays.Prefer(cfg.Relays)
 	c.punch = newPuncher(c)

@@ -86,7 +86,7 @@ func newSurvey(c *Conn) *survey {
 		Relays: relays, STUN: c.cfg.STUN,
 		HaveV4: func() bool { return s.have(false) }, HaveV6: func() bool { return s.have(true) },
 		PortmapProbe: s.probePortmap, Control: control,
-		Dial: c.under.DialTCP, Lookup: c.under.Lookup, NoICMP: c.cfg.Underlay != nil,
+		DNS: c.cfg.DNS, Dial: c.under.DialTCP, Lookup: c.under.Lookup, NoICMP: c.cfg.Underlay != nil,
 		Proxy: proxy, InsecureTLS: c.cfg.InsecureRelayTLS, Logger: c.log, Addrs: s.seen,
 		Progress: func(p netcheck.Progress) {
 			if s.progress != nil { // called by Run, which has the turn

@@ -7,23 +7,20 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
 const (
-	// tryTimeout ends one question to one server.
+	// tryTimeout ends one question.
 	tryTimeout = time.Second
 	// maxUDP is the largest answer by UDP that is asked for (RFC 9715).
 	maxUDP = 1232
 	// maxRecords is how many records of an answer are read.
 	maxRecords = 64
 )
-
-// stagger is when questions about one name begin, of which each goes to the next server
-// (iroh-net 0.28.1).
-var stagger = [...]time.Duration{0, 200 * time.Millisecond, 300 * time.Millisecond}
 
 // Errors of a Client.
 var (
@@ -37,8 +34,39 @@ var (
 type Client struct {
 	// Servers are asked in their order; it is called for each name. Nil: HostServers.
 	Servers func() []netip.AddrPort
-	// Dialer makes the sockets. Nil: one without settings.
-	Dialer *net.Dialer
+	// Control is given each socket before it is used. May be nil.
+	Control func(network, address string, c syscall.RawConn) error
+}
+
+// Resolver returns what package net asks for the addresses of hosts: /etc/hosts, then the
+// servers of c.
+func (c *Client) Resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return c.dial(ctx, network)
+	}}
+}
+
+// dial makes what one question goes by: to all servers if by UDP, to the first one that is
+// there if by TCP.
+func (c *Client) dial(ctx context.Context, network string) (conn net.Conn, err error) {
+	servers := HostServers
+	if c.Servers != nil {
+		servers = c.Servers
+	}
+	list := servers()
+	if len(list) == 0 {
+		return nil, errors.New("no DNS server is known")
+	}
+	if strings.HasPrefix(network, "udp") {
+		return c.ask(ctx, list)
+	}
+	dialer := net.Dialer{Timeout: tryTimeout, Control: c.Control}
+	for _, server := range list {
+		if conn, err = dialer.DialContext(ctx, network, server.String()); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
 }
 
 // Public are servers that are asked when the host names none: those of Cloudflare, Google
@@ -77,72 +105,31 @@ var siteLocal = netip.MustParsePrefix("fec0:0:0:ffff::/64")
 // names in the answer, where a CNAME leads, do not count. The error wraps ErrNotFound,
 // ErrBadAnswer, or what the network says.
 func (c *Client) TXT(ctx context.Context, name string) ([]string, error) {
-	servers := c.servers()
-	if len(servers) == 0 {
-		return nil, errors.New("no DNS server is known")
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		texts []string
-		err   error
-	}
-	results := make(chan result, len(stagger))
-	for i, delay := range stagger {
-		go func() {
-			select {
-			case <-ctx.Done():
-				results <- result{err: ctx.Err()}
-				return
-			case <-time.After(delay):
-			}
-			texts, err := c.ask(ctx, servers[i%len(servers)], dns.Fqdn(name))
-			results <- result{texts, err}
-		}()
-	}
-	var final result
-	var errs []error
-	done := false
-	for range stagger { // all have ended when this returns
-		r := <-results
-		switch {
-		case done:
-		case r.err == nil, errors.Is(r.err, ErrNotFound):
-			final, done = r, true
-			cancel()
-		default:
-			errs = append(errs, r.err)
-		}
-	}
-	if !done {
-		final.err = errors.Join(errs...)
-	}
-	return final.texts, final.err
-}
-
-func (c *Client) servers() []netip.AddrPort {
-	if c.Servers == nil {
-		return HostServers()
-	}
-	return c.Servers()
-}
-
-// ask asks one server, by TCP if the answer does not fit into a packet.
-func (c *Client) ask(ctx context.Context, server netip.AddrPort, name string) ([]string, error) {
-	req := new(dns.Msg).SetQuestion(name, dns.TypeTXT)
+	req := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeTXT)
 	req.SetEdns0(maxUDP, false)
-	for _, network := range []string{"udp", "tcp"} {
-		client := dns.Client{Net: network, Timeout: tryTimeout, Dialer: c.Dialer, UDPSize: maxUDP}
-		res, _, err := client.ExchangeContext(ctx, req, server.String())
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", server, err)
-		}
-		if network == "udp" && res.Truncated {
-			continue
-		}
-		return texts(res, req)
+	res, err := c.exchange(ctx, "udp", req)
+	if err == nil && res.Truncated {
+		res, err = c.exchange(ctx, "tcp", req)
 	}
-	return nil, ErrBadAnswer // an answer by TCP is whole
+	if err != nil {
+		return nil, err
+	}
+	return texts(res, req)
+}
+
+func (c *Client) exchange(ctx context.Context, network string, req *dns.Msg) (*dns.Msg, error) {
+	conn, err := c.dial(ctx, network)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	client := dns.Client{Timeout: tryTimeout}
+	res, _, err := client.ExchangeWithConnContext(ctx, req, &dns.Conn{Conn: conn})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return res, err
 }
 
 // texts reads the answer to a question.

@@ -142,6 +142,99 @@ func TestNextServer(t *testing.T) {
 	}
 }
 
+// Package net finds addresses by the same servers.
+func TestNetResolver(t *testing.T) {
+	silent := serve(t, func(dns.ResponseWriter, *dns.Msg) {})
+	broken := serve(t, func(w dns.ResponseWriter, req *dns.Msg) { reply(t, w, req, dns.RcodeRefused) })
+	var byTCP atomic.Int64
+	good := serve(t, func(w dns.ResponseWriter, req *dns.Msg) {
+		if w.LocalAddr().Network() == "tcp" {
+			byTCP.Add(1)
+		}
+		name, kind := req.Question[0].Name, req.Question[0].Qtype
+		var list []string
+		switch {
+		case name == "gone.test.":
+			reply(t, w, req, dns.RcodeNameError)
+			return
+		case kind == dns.TypeA && name == "big.test.":
+			for i := range 100 {
+				list = append(list, fmt.Sprintf("%s 30 IN A 192.0.2.%d", name, i))
+			}
+		case kind == dns.TypeA:
+			list = []string{name + " 30 IN CNAME other.test.", "other.test. 30 IN A 192.0.2.7"}
+		case kind == dns.TypeAAAA && name == "both.test.":
+			list = []string{name + " 30 IN AAAA 2001:db8::7"}
+		}
+		reply(t, w, req, dns.RcodeSuccess, list...)
+	})
+	for _, servers := range [][]netip.AddrPort{{good}, {silent, good}, {broken, good}, {broken, silent, good}} {
+		c := client(servers...)
+		r := c.Resolver()
+		got, err := r.LookupNetIP(t.Context(), "ip", "both.test.")
+		if err != nil || len(got) != 2 {
+			t.Errorf("%v: %v, %v", servers, got, err)
+		}
+		got, err = r.LookupNetIP(t.Context(), "ip", "one.test.")
+		if err != nil || len(got) != 1 || got[0].Unmap() != netip.MustParseAddr("192.0.2.7") {
+			t.Errorf("%v: %v, %v", servers, got, err)
+		}
+		_, err = r.LookupNetIP(t.Context(), "ip", "gone.test.")
+		var failed *net.DNSError
+		if !errors.As(err, &failed) || !failed.IsNotFound {
+			t.Errorf("%v: %v", servers, err)
+		}
+	}
+	for _, servers := range [][]netip.AddrPort{{good}, {broken, good}} {
+		c := client(servers...)
+		if got, err := c.Resolver().LookupNetIP(t.Context(), "ip4", "big.test."); err == nil && len(got) != 100 || err != nil && len(servers) == 1 {
+			t.Errorf("%v: %d addresses, %v", servers, len(got), err)
+		}
+	}
+	if byTCP.Load() == 0 {
+		t.Error("an answer that did not fit was not asked for by TCP")
+	}
+	// Nobody answers: that is known after a second for each try of package net.
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	c := client(silent)
+	if _, err := c.Resolver().LookupNetIP(ctx, "ip", "one.test."); err == nil {
+		t.Error("an answer of nobody")
+	}
+}
+
+// What others send to the socket of a question is no answer.
+func TestForgedAnswer(t *testing.T) {
+	var sent atomic.Int64
+	server := serve(t, func(w dns.ResponseWriter, req *dns.Msg) {
+		from := w.RemoteAddr().(*net.UDPAddr).AddrPort()
+		other, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer other.Close()
+		res := new(dns.Msg).SetReply(req)
+		res.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: req.Question[0].Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET}, Txt: []string{"forged"}}}
+		b, err := res.Pack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = other.WriteTo(b, net.UDPAddrFromAddrPort(from)) // another address
+		wrong := slices.Clone(b)
+		wrong[0]++
+		_, _ = w.Write(wrong) // another question
+		if sent.Add(1) == 2 { // the first question gets no answer, only the next
+			reply(t, w, req, 0, `n.test. 30 IN TXT "true"`)
+		}
+	})
+	c := client(server)
+	if got, err := c.TXT(t.Context(), "n.test"); err != nil || !slices.Equal(got, []string{"true"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestResolver(t *testing.T) {
 	id := testID(t)
 	asked := make(chan string, len(stagger))

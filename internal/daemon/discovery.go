@@ -70,7 +70,7 @@ func newFinder(s *config.Settings, d *net.Dialer, p *proxies.Proxies, saved func
 		f.client = pkarr.Client{URL: server, HTTP: httpClient(d, p)}
 		f.sources = append(f.sources, source{name: string(nodemap.SourcePkarr), server: server, resolver: pkarr.Resolver{Client: f.client, History: f.history}})
 		if origin := dnsOrigin(server); origin != "" {
-			f.sources = append(f.sources, source{name: "dns", server: origin, resolver: &dns.Resolver{Origin: origin, Client: dns.Client{Dialer: d}}})
+			f.sources = append(f.sources, source{name: "dns", server: origin, resolver: &dns.Resolver{Origin: origin, Client: dns.Client{Control: d.Control}}})
 		} else {
 			f.sources = append(f.sources, source{name: "dns", off: "the server is not named by a domain with a certificate"})
 		}
@@ -181,7 +181,9 @@ func dnsOrigin(server string) string {
 
 // underlayDialer connects outside the tunnel.
 func underlayDialer(s *config.Settings, log *slog.Logger) *net.Dialer {
-	return &net.Dialer{Timeout: 5 * time.Second, Control: udpconn.MarkControl(s.Fwmark, log)}
+	mark := udpconn.MarkControl(s.Fwmark, log)
+	names := dns.Client{Control: mark}
+	return &net.Dialer{Timeout: 5 * time.Second, Control: mark, Resolver: names.Resolver()}
 }
 
 // httpClient makes requests by the proxy that leads there.

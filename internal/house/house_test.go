@@ -60,7 +60,7 @@ var layers = map[string][]string{
 	"discovery/pkarr":           {"identity", "discovery"},
 	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "internal/metrics", "internal/ratelimit", "internal/webserver"},
 	"discovery/discoveryserver/discoverytest": {"discovery", "discovery/discoveryserver", "discovery/dns", "discovery/pkarr"},
-	"endpoint": {"identity", "magicsock/...", "discovery", "relay/..."},
+	"endpoint": {"identity", "magicsock/...", "discovery", "discovery/dns", "relay/..."},
 
 	"tun":      {"internal/vnet"},
 	"netstack": {"internal/vnet", "internal/packet"},

@@ -33,9 +33,11 @@ type Config struct {
 	PortmapProbe func(ctx context.Context) (Portmap, bool)
 	// Control is given each TCP and ICMP socket before it connects. May be nil.
 	Control func(network, address string, c syscall.RawConn) error
+	// DNS finds addresses; nil: as package net does.
+	DNS *net.Resolver
 	// Dial connects for HTTP. Nil: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Lookup resolves a name. Nil: net.DefaultResolver.
+	// Lookup resolves a name. Nil: DNS does.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Proxy is for the requests to relays; nil: none.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -104,11 +106,11 @@ func New(cfg Config) *Checker {
 		cfg.HaveV6 = yes
 	}
 	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{Control: cfg.Control}).DialContext
+		cfg.Dial = (&net.Dialer{Control: cfg.Control, Resolver: cfg.DNS}).DialContext
 	}
 	if cfg.Lookup == nil {
 		cfg.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+			return cfg.DNS.LookupNetIP(ctx, "ip", host)
 		}
 	}
 	if cfg.Logger == nil {

@@ -42,6 +42,8 @@ type Config struct {
 	// Proxy names the proxy for a configured relay, see relayclient.Config; to
 	// others there is none. It may be nil.
 	Proxy func(relay *url.URL) *url.URL
+	// DNS finds the addresses of relays; nil: as package net does.
+	DNS *net.Resolver
 	// Control is called on each socket before it connects; it may be nil.
 	Control func(network, address string, c syscall.RawConn) error
 	// Configured are the relays that are trusted with any address and with

@@ -131,6 +131,7 @@ func (l *link) dial(ctx context.Context) (*relayclient.Client, error) {
 		URL:     l.url,
 		Key:     a.cfg.Key,
 		Dial:    a.cfg.Dial,
+		DNS:     a.cfg.DNS,
 		Control: a.control(l.foreign),
 		Proxy:   proxy,
 		Token:   a.cfg.Tokens[l.url],

@@ -43,12 +43,14 @@ type Config struct {
 	URL identity.RelayURL
 	// Key is the node's own.
 	Key *identity.SecretKey
-	// Dial opens the TCP connection; nil means a net.Dialer with Control that
+	// Dial opens the TCP connection; nil means a net.Dialer with Control and DNS that
 	// races both address families.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Proxy names the proxy for a relay's URL, of scheme http (CONNECT), socks5 or
 	// socks5h; nil for none. A nil function means no proxy.
 	Proxy func(relay *url.URL) *url.URL
+	// DNS finds the addresses of the relay; nil: as package net does.
+	DNS *net.Resolver
 	// Control is called on each socket before it connects; it may be nil.
 	Control func(network, address string, c syscall.RawConn) error
 	// Token is shown to the relay, which may ask for one; empty for none. It belongs
@@ -160,7 +162,7 @@ func loginHost(cfg *Config) string {
 func dialTCP(ctx context.Context, cfg *Config, address string) (net.Conn, error) {
 	dial := cfg.Dial
 	if dial == nil {
-		dial = (&net.Dialer{FallbackDelay: familyDelay, Control: cfg.Control}).DialContext
+		dial = (&net.Dialer{FallbackDelay: familyDelay, Control: cfg.Control, Resolver: cfg.DNS}).DialContext
 	}
 	return dial(ctx, "tcp", address)
 }
