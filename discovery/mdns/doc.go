@@ -3,7 +3,7 @@
 // link stays quiet:
 //
 //	message.go  the bytes
-//	socket.go   multicast on all links, by IPv4
+//	socket.go   multicast on all links
 //	node.go     who asks, who answers, what is remembered
 //
 // Nothing of it is signed: what it finds are hints.

@@ -61,12 +61,13 @@ type Config struct {
 type Node struct {
 	cfg   Config
 	socks caster
+	find  func() []way  // that this host has
 	kick  chan struct{} // holds one: announce
 
 	mu      sync.Mutex // guards the fields below
 	heard   map[identity.NodeID]heard
 	addr    identity.NodeAddr
-	links   []int // that are used, by number
+	ways    []way
 	last    announced
 	waiting map[*waiter]struct{}
 	answers int              // of others since somebody asked who is there
@@ -75,9 +76,15 @@ type Node struct {
 	pending bool             // an answer to who is there is on its way
 }
 
+// way is a link, by its number, and a version of IP.
+type way struct {
+	link int
+	six  bool
+}
+
 // announced is what was told to whom.
 type announced struct {
-	links []int
+	ways  []way
 	addrs []netip.AddrPort
 }
 
@@ -89,12 +96,15 @@ type heard struct {
 
 // caster sends and receives by multicast.
 type caster interface {
-	join(link *net.Interface)
-	send(b []byte, link int)
-	// readers return a packet and the link that it came by; net.ErrClosed after close.
-	readers() []func(buf []byte) (n, link int, err error)
+	// use joins the groups on these ways, and no others; it returns readers that are new.
+	use(ways []way) []reader
+	send(b []byte, by way)
 	close()
 }
+
+// reader returns a packet and the way by which it came; net.ErrClosed when that is not used
+// any more.
+type reader func(buf []byte) (n int, from way, err error)
 
 // waiter waits for one node.
 type waiter struct {
@@ -107,7 +117,7 @@ var (
 	_ discovery.Publisher = (*Node)(nil)
 )
 
-// New binds the socket; Run uses and closes it.
+// New binds a socket; Run uses and closes it.
 func New(cfg Config) (*Node, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -120,10 +130,12 @@ func New(cfg Config) (*Node, error) {
 }
 
 func newNode(cfg Config, socks caster) *Node {
-	return &Node{
+	n := &Node{
 		cfg: cfg, socks: socks, kick: make(chan struct{}, 1), waiting: make(map[*waiter]struct{}),
 		heard: make(map[identity.NodeID]heard),
 	}
+	n.find = n.links
+	return n
 }
 
 // Publish implements discovery.Publisher: the direct addresses are announced, if they or
@@ -142,15 +154,16 @@ func (n *Node) Publish(addr identity.NodeAddr) {
 func (n *Node) Close() { n.socks.close() }
 
 // Run works until ctx ends, and says goodbye then.
-func (n *Node) Run(ctx context.Context) error { return n.run(ctx, n.changed) }
-
-func (n *Node) run(ctx context.Context, changed func() bool) error {
+func (n *Node) Run(ctx context.Context) error {
 	var readers sync.WaitGroup
-	for _, from := range n.socks.readers() {
-		readers.Go(func() { n.read(ctx, from) })
-	}
 	defer readers.Wait()
 	defer n.socks.close()
+	look := func() {
+		for _, from := range n.look() {
+			readers.Go(func() { n.read(ctx, from) })
+		}
+	}
+	look()
 	var again <-chan time.Time
 	left := 0
 	for {
@@ -159,7 +172,7 @@ func (n *Node) run(ctx context.Context, changed func() bool) error {
 			n.send(farewell(n.cfg.ID))
 			return nil
 		case <-n.kick:
-			if !changed() {
+			if look(); !n.changed() {
 				continue
 			}
 			left = 2
@@ -185,54 +198,89 @@ func (n *Node) announcement() []byte {
 	return announcement(n.addr)
 }
 
-// changed joins the groups on all links, and reports whether these or the addresses are
-// others than when it was last asked.
-func (n *Node) changed() bool {
-	n.findLinks()
+// look joins the groups on all links, and returns the readers that are new.
+func (n *Node) look() []reader {
+	ways := n.find()
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	now := announced{slices.Clone(n.links), slices.Clone(n.addr.Direct)}
-	same := slices.Equal(now.links, n.last.links) && slices.Equal(now.addrs, n.last.addrs)
-	n.last = now
-	return !same
+	n.ways = ways
+	n.mu.Unlock()
+	return n.socks.use(ways)
 }
 
-// findLinks looks which links there are.
-func (n *Node) findLinks() {
-	all, err := net.Interfaces()
+// links are the ways of this host.
+func (n *Node) links() []way {
+	links, err := net.Interfaces()
 	if err != nil {
 		n.cfg.Logger.Debug("links cannot be listed", "err", err)
-		return
+		return nil
 	}
-	var links []int
-	for _, link := range all {
+	var ways []way
+	for _, link := range links {
 		const wanted = net.FlagUp | net.FlagMulticast
 		if link.Flags&wanted != wanted || link.Flags&net.FlagLoopback != 0 || n.cfg.Skip != nil && n.cfg.Skip(link.Name) {
 			continue
 		}
-		n.socks.join(&link)
-		links = append(links, link.Index)
+		four, six := versions(&link)
+		if four {
+			ways = append(ways, way{link.Index, false})
+		}
+		if six {
+			ways = append(ways, way{link.Index, true})
+		}
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.links = links
+	return ways
 }
 
-// send sends to all links.
+// versions reports of which versions of IP a link has addresses.
+func versions(link *net.Interface) (four, six bool) {
+	addrs, _ := link.Addrs() // one that is gone has none
+	for _, addr := range addrs {
+		if prefix, ok := addr.(*net.IPNet); ok && prefix.IP.To4() != nil {
+			four = true
+		} else if ok {
+			six = true
+		}
+	}
+	return four, six
+}
+
+// changed reports whether the ways or the addresses are others than when it was last asked.
+func (n *Node) changed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := announced{n.ways, slices.Clone(n.addr.Direct)}
+	same := slices.Equal(now.ways, n.last.ways) && slices.Equal(now.addrs, n.last.addrs)
+	n.last = now
+	return !same
+}
+
+// send sends by all ways.
 func (n *Node) send(b []byte) {
 	n.mu.Lock()
-	links := slices.Clone(n.links)
+	ways := n.ways
 	n.mu.Unlock()
-	for _, link := range links {
-		n.socks.send(b, link)
+	for _, by := range ways {
+		n.socks.send(b, by)
+	}
+}
+
+// ask sends once to each link: by IPv4 if it has that, as nodes of iroh-net do.
+func (n *Node) ask(b []byte) {
+	n.mu.Lock()
+	ways := n.ways
+	n.mu.Unlock()
+	for _, by := range ways {
+		if !by.six || !slices.Contains(ways, way{by.link, false}) {
+			n.socks.send(b, by)
+		}
 	}
 }
 
 // read takes packets until the socket is closed.
-func (n *Node) read(ctx context.Context, from func([]byte) (n, link int, err error)) {
+func (n *Node) read(ctx context.Context, from reader) {
 	buf := make([]byte, 9000)
 	for {
-		k, link, err := from(buf)
+		k, by, err := from(buf)
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -244,14 +292,14 @@ func (n *Node) read(ctx context.Context, from func([]byte) (n, link int, err err
 			}
 			continue
 		}
-		n.handle(ctx, buf[:k], link)
+		n.handle(ctx, buf[:k], by)
 	}
 }
 
-// handle takes one packet that came by a link.
-func (n *Node) handle(ctx context.Context, b []byte, link int) {
+// handle takes one packet.
+func (n *Node) handle(ctx context.Context, b []byte, by way) {
 	n.mu.Lock()
-	known := slices.Contains(n.links, link) && n.reads.Take(time.Now(), maxReads, maxReads)
+	known := slices.Contains(n.ways, by) && n.reads.Take(time.Now(), maxReads, maxReads)
 	n.mu.Unlock()
 	if !known {
 		return
@@ -260,9 +308,9 @@ func (n *Node) handle(ctx context.Context, b []byte, link int) {
 	switch {
 	case err != nil:
 	case m.asked == n.cfg.ID:
-		n.answer(link)
+		n.answer(by)
 	case m.asks:
-		n.answerLater(ctx, link)
+		n.answerLater(ctx, by)
 	case !m.left.IsZero() && m.left != n.cfg.ID:
 		n.mu.Lock()
 		delete(n.heard, m.left)
@@ -272,19 +320,19 @@ func (n *Node) handle(ctx context.Context, b []byte, link int) {
 	}
 }
 
-// answer says where this node is, on one link.
-func (n *Node) answer(link int) {
+// answer says where this node is, by the way that the question came.
+func (n *Node) answer(by way) {
 	n.mu.Lock()
 	b := announcement(n.addr)
 	may := b != nil && n.said.Take(time.Now(), maxAnswers, maxAnswers)
 	n.mu.Unlock()
 	if may {
-		n.socks.send(b, link)
+		n.socks.send(b, by)
 	}
 }
 
 // answerLater answers who is there, after a while and unless enough others did.
-func (n *Node) answerLater(ctx context.Context, link int) {
+func (n *Node) answerLater(ctx context.Context, by way) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.pending {
@@ -297,7 +345,7 @@ func (n *Node) answerLater(ctx context.Context, link int) {
 		enough := n.answers >= enoughAnswers
 		n.mu.Unlock()
 		if !enough && ctx.Err() == nil {
-			n.answer(link)
+			n.answer(by)
 		}
 	})
 }
@@ -355,9 +403,9 @@ func (n *Node) Resolve(ctx context.Context, id identity.NodeID, found func(disco
 	}()
 	over := time.NewTimer(resolveTime)
 	defer over.Stop()
-	n.send(query()) // for nodes of iroh, once: all of them answer
-	for {
-		n.send(queryFor(id))
+	n.ask(query()) // for nodes of iroh, once: all of them answer
+	for ask := n.ask; ; ask = n.send {
+		ask(queryFor(id))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -26,6 +26,7 @@ type plug struct {
 	cable *cable
 	in    chan []byte
 	ended chan struct{}
+	used  bool
 }
 
 func (c *cable) plug() *plug {
@@ -36,10 +37,12 @@ func (c *cable) plug() *plug {
 	return p
 }
 
-func (*plug) join(*net.Interface) {}
-func (p *plug) close()            { close(p.ended) }
+// theLink is the way by which they do.
+var theLink = way{link: 1}
 
-func (p *plug) send(b []byte, _ int) {
+func (p *plug) close() { close(p.ended) }
+
+func (p *plug) send(b []byte, _ way) {
 	p.cable.mu.Lock()
 	defer p.cable.mu.Unlock()
 	p.cable.packets++
@@ -51,13 +54,17 @@ func (p *plug) send(b []byte, _ int) {
 	}
 }
 
-func (p *plug) readers() []func([]byte) (n, link int, err error) {
-	return []func([]byte) (n, link int, err error){func(buf []byte) (int, int, error) {
+func (p *plug) use([]way) []reader {
+	if p.used {
+		return nil
+	}
+	p.used = true
+	return []reader{func(buf []byte) (int, way, error) {
 		select {
 		case b := <-p.in:
-			return copy(buf, b), 1, nil
+			return copy(buf, b), theLink, nil
 		case <-p.ended:
-			return 0, 0, net.ErrClosed
+			return 0, way{}, net.ErrClosed
 		}
 	}}
 }
@@ -71,13 +78,12 @@ func (c *cable) count() int {
 // start runs a node on the cable; stop ends it.
 func (c *cable) start(t *testing.T, id identity.NodeID, at string) (n *Node, stop func()) {
 	t.Helper()
-	n = newNode(Config{ID: id, Skip: func(string) bool { return true }}, c.plug())
-	n.links = []int{1}
-	n.addr = identity.NodeAddr{ID: id, Direct: addrs(at)}
+	n = newNode(Config{ID: id}, c.plug())
+	n.find = func() []way { return []way{theLink} }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- n.run(ctx, func() bool { return true }) }()
-	n.Publish(n.addr)
+	go func() { done <- n.Run(ctx) }()
+	n.Publish(identity.NodeAddr{ID: id, Direct: addrs(at)})
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -160,7 +166,7 @@ func TestQuiet(t *testing.T) {
 		}
 		before = c.count()
 		asker := c.plug()
-		asker.send(query(), 1)
+		asker.send(query(), theLink)
 		time.Sleep(time.Second)
 		if n := c.count() - before - 1; n < enoughAnswers || n > 10 {
 			t.Errorf("%d answers to who is there", n)
@@ -177,7 +183,7 @@ func TestQuiet(t *testing.T) {
 		// A flood of questions gets few answers.
 		before = c.count()
 		for range 1000 {
-			nodes[0].handle(context.Background(), queryFor(nodes[0].cfg.ID), 1)
+			nodes[0].handle(context.Background(), queryFor(nodes[0].cfg.ID), theLink)
 		}
 		if n := c.count() - before; n > 2*maxAnswers {
 			t.Errorf("%d answers to a flood", n)
@@ -201,14 +207,14 @@ func TestHeardIsBounded(t *testing.T) {
 // A packet by a link that is not used is nobody's.
 func TestOtherLink(t *testing.T) {
 	n := newNode(Config{ID: newID()}, new(cable).plug())
-	n.links = []int{1}
+	n.ways = []way{theLink}
 	other := newID()
 	b := announcement(identity.NodeAddr{ID: other, Direct: addrs("192.0.2.9:1")})
-	n.handle(t.Context(), b, 2)
+	n.handle(t.Context(), b, way{link: 2})
 	if len(n.heard) != 0 {
 		t.Error("it was heard")
 	}
-	n.handle(t.Context(), b, 1)
+	n.handle(t.Context(), b, theLink)
 	if len(n.heard) != 1 {
 		t.Error("it was not heard")
 	}

@@ -57,7 +57,7 @@ func hostsOf(s *config.Settings, peers []config.Peer, p *proxies.Proxies) []loca
 		add(server, "UDP and TCP 53", "names of the hosts above", "/etc/resolv.conf")
 	}
 	if s.MDNS {
-		add("224.0.0.251", "UDP 5353", "nodes on the links of this host are asked where they are, and told where this one is", "mdns")
+		add("224.0.0.251, ff02::fb", "UDP 5353", "nodes on the links of this host are asked where they are, and told where this one is", "mdns")
 	}
 	if s.Portmap {
 		add("the default gateway", "UDP 5351, 1900 and the port that it names", "maps a port for this node (PCP, NAT-PMP, UPnP)", "portmap")

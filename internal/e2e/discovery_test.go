@@ -248,6 +248,25 @@ func TestNetnsFoundOnLAN(t *testing.T) {
 	}
 }
 
+// The same where there is IPv6 only, on a link that comes up late.
+func TestNetnsFoundOnLANByIPv6(t *testing.T) {
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	hosttest.Befriend(t, a, "", b, "", "--allow", "all")
+	flags := []string{"--relay", "none", "--discovery", "none"}
+	a.Start(t, flags...)
+	b.Start(t, flags...)
+	nstest.Veth(t, a.NS, "fd07::1/64", b.NS, "fd07::2/64")
+	hosttest.Eventually(t, 10*time.Second, "found", func() error {
+		if out, err := a.NS.Try("ping", "-c1", "-W1", "bob.node.internal"); err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if out := a.Nodetun(t, "lookup", "bob"); !strings.Contains(out, "[fd07::2]:41820") {
+		t.Errorf("lookup:\n%s", out)
+	}
+}
+
 // A server that is killed while packets are put has every one that it acknowledged when it
 // starts again.
 func TestNetnsDiscoveryKilled(t *testing.T) {
