@@ -37,7 +37,7 @@ func ExampleEndpoint_Connect_byKey() {
 		log.Fatal(err)
 	}
 	tasks.Go(func() { _ = notes.Run(ctx) })
-	publisher := pkarr.NewPublisher(client, pkarr.NewSigner(key, 0, nil), nil)
+	publisher := pkarr.NewPublisher(client, pkarr.Republish, pkarr.NewSigner(key, 0, nil), nil)
 	tasks.Go(func() { _ = publisher.Run(ctx) })
 	publisher.Publish(notes.NodeAddr())
 

@@ -16,6 +16,7 @@ type discoveryFlags struct {
 	file    string
 	dev     bool
 	store   string
+	dht     bool
 	addrs   []string
 	acme    []string
 	proxies []string
@@ -43,6 +44,7 @@ func (a *app) discoveryCommand() *cobra.Command {
 	flags.StringVar(&f.cfg.DNSAddr, "dns-addr", "", "UDP and TCP address for DNS, or none (default :5300)")
 	flags.StringVar(&f.cfg.MetricsAddr, "metrics-addr", "", "TCP address for Prometheus metrics and profiles (default none)")
 	flags.StringVar(&f.store, "store", "", "directory of the packets (default STATE-DIR/discovery), or postgres://… for a database")
+	flags.BoolVar(&f.dht, "dht", false, "look for nodes that are not in the store in the Mainline DHT, for the DNS")
 	flags.StringArrayVar(&f.cfg.Origins, "origin", nil, "zone below which nodes have their names (repeatable; default the root)")
 	flags.StringArrayVar(&f.cfg.NameServers, "name-server", nil, "name of a server of these zones (repeatable)")
 	flags.StringArrayVar(&f.addrs, "address", nil, "IP address that the zones give themselves (repeatable)")
@@ -102,6 +104,9 @@ func (f *discoveryFlags) config(stateDir string) (cfg discoveryserver.Config, st
 		return cfg, "", fmt.Errorf("--trusted-proxy: %w", err)
 	}
 	cfg.TrustedProxies = append(cfg.TrustedProxies, trusted...)
+	if f.dht {
+		cfg.Fallback = discoveryserver.DHT()
+	}
 	if len(f.acme) > 0 {
 		cfg.ACME = &webserver.ACME{Hosts: f.acme}
 	}

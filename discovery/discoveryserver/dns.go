@@ -106,8 +106,10 @@ func (s *Server) answer(ctx context.Context, req *dns.Msg) *dns.Msg {
 	}
 	switch {
 	case err != nil:
-		s.count.storeErrors.Add(1)
-		s.storeErr(err)
+		if !errors.Is(err, errLater) {
+			s.count.storeErrors.Add(1)
+			s.storeErr(err)
+		}
 		res.Authoritative = false
 		res.Rcode = dns.RcodeServerFailure
 		return res
@@ -148,6 +150,9 @@ func (s *Server) ofNode(ctx context.Context, q dns.Question, name string) (list 
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	p, err := s.cache.get(ctx, id)
+	if errors.Is(err, ErrNotFound) && s.elsewhere != nil {
+		p, err = s.elsewhere.get(ctx, id)
+	}
 	if errors.Is(err, ErrNotFound) {
 		return nil, false, nil
 	}

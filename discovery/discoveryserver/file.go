@@ -26,6 +26,7 @@ type file struct {
 	TLSCert          string   `toml:"tls_cert"`
 	TLSKey           string   `toml:"tls_key"`
 	TrustedProxies   []string `toml:"trusted_proxies"`
+	DHT              bool     `toml:"dht"`
 	Keep             string   `toml:"keep"`
 	PutsPerSecond    int      `toml:"puts_per_second"`
 	QueriesPerSecond int      `toml:"queries_per_second"`
@@ -67,6 +68,9 @@ func (f *file) config() (cfg Config, err error) {
 		if cfg.Keep, err = time.ParseDuration(f.Keep); err != nil || cfg.Keep < time.Hour {
 			return cfg, fmt.Errorf("keep: %q is no duration of an hour or more (such as 168h)", f.Keep)
 		}
+	}
+	if f.DHT {
+		cfg.Fallback = DHT()
 	}
 	if len(f.ACME) > 0 {
 		cfg.ACME = &webserver.ACME{Hosts: f.ACME, Contact: f.ACMEContact}

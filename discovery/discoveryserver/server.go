@@ -41,6 +41,8 @@ type Config struct {
 	Addrs       []netip.Addr
 	// Store keeps the packets; Close of the server closes it. Nil: NewMemory.
 	Store Store
+	// Fallback finds nodes that the store does not know, for the DNS. Nil: nobody does.
+	Fallback Getter
 	// Keep is how long a packet is kept that is not put again. Zero: 7 days.
 	Keep time.Duration
 	// PutsPerSecond bounds the packets put from one network (IPv4 /24, IPv6 /56), and
@@ -59,16 +61,17 @@ const (
 
 // Server is a discovery server.
 type Server struct {
-	cfg     Config
-	log     *slog.Logger
-	httpLog *log.Logger
-	store   Store
-	cache   *cache // for the DNS
-	origins []string
-	puts    *ratelimit.Table
-	queries *ratelimit.Table
-	count   counters
-	told    atomic.Int64 // when an error of the store was last logged, Unix seconds
+	cfg       Config
+	log       *slog.Logger
+	httpLog   *log.Logger
+	store     Store
+	cache     *cache    // for the DNS
+	elsewhere *fallback // nil: nowhere
+	origins   []string
+	puts      *ratelimit.Table
+	queries   *ratelimit.Table
+	count     counters
+	told      atomic.Int64 // when an error of the store was last logged, Unix seconds
 
 	tls  *tls.Config // nil: plain
 	acme *autocert.Manager
@@ -96,12 +99,16 @@ func New(cfg Config) *Server {
 		cfg.Keep = defaultKeep
 	}
 	life, stop := context.WithCancel(context.Background())
-	return &Server{
+	s := &Server{
 		life: life, stop: stop, cfg: cfg, log: cfg.Logger, store: cfg.Store, cache: newCache(cfg.Store), origins: sortedOrigins(cfg.Origins),
 		// What net/http says holds addresses.
 		httpLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		puts:    limit(cfg.PutsPerSecond, defaultPuts), queries: limit(cfg.QueriesPerSecond, defaultQueries),
 	}
+	if cfg.Fallback != nil {
+		s.elsewhere = newFallback(life, cfg.Fallback)
+	}
+	return s
 }
 
 func limit(set, standard int) *ratelimit.Table {
@@ -218,6 +225,9 @@ func addrOrNil(l net.Listener) net.Addr {
 func (s *Server) Close() error {
 	s.stop()
 	s.closeSockets()
+	if s.elsewhere != nil {
+		s.elsewhere.close()
+	}
 	return s.store.Close()
 }
 

@@ -29,6 +29,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/nodetun/nodetun/discovery"
+	"github.com/nodetun/nodetun/discovery/dht"
+	"github.com/nodetun/nodetun/discovery/dht/dhttest"
 	discoverydns "github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
@@ -77,7 +79,7 @@ func ask(t *testing.T, s *Server, network, name string, kind uint16) *dns.Msg {
 func TestPublishAndResolve(t *testing.T) {
 	s := run(t, Config{Origins: []string{"discovery.test", "."}})
 	n := newNode(t)
-	publisher := pkarr.NewPublisher(clientOf(s), n.signer, nil)
+	publisher := pkarr.NewPublisher(clientOf(s), pkarr.Republish, n.signer, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- publisher.Run(ctx) }()
@@ -520,6 +522,54 @@ func TestGarbage(t *testing.T) {
 	}
 	if after := heap(); after > before+8<<20 {
 		t.Errorf("the heap grew from %d to %d bytes", before, after)
+	}
+}
+
+// A node that is not in the store is looked for elsewhere, for the DNS alone.
+func TestFallback(t *testing.T) {
+	nodes := dhttest.Start(t, dhttest.Loopback(20)...)
+	client := dht.New(dht.Config{Bootstrap: dhttest.Bootstrap(nodes)})
+	s := run(t, Config{Fallback: client})
+	n := newNode(t)
+	question := new(dns.Msg).SetQuestion("_iroh."+n.id.Z32()+".", dns.TypeTXT)
+	ask := func() *dns.Msg {
+		t.Helper()
+		c := dns.Client{Timeout: 5 * time.Second}
+		res, _, err := c.Exchange(question, s.DNSAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	if err := client.Put(t.Context(), n.at(t, time.Now(), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if res := ask(); res.Rcode != dns.RcodeSuccess || len(res.Answer) != 1 {
+		t.Errorf("%v", res)
+	}
+	if _, err := clientOf(s).Get(t.Context(), n.id); !errors.Is(err, pkarr.ErrNotFound) {
+		t.Errorf("by HTTP: %v", err)
+	}
+	// What is put here counts at once.
+	if err := clientOf(s).Put(t.Context(), n.at(t, time.Now(), 2)); err != nil {
+		t.Fatal(err)
+	}
+	if res := ask(); len(res.Answer) != 1 || !strings.Contains(res.Answer[0].String(), "192.0.2.1:2") {
+		t.Errorf("%v", res)
+	}
+	// Nobody has another one, and those who would know are silent: that is said when it is
+	// known, and until then the asker is to come again.
+	for _, node := range nodes {
+		node.Replace(func(map[string]any) map[string]any { return nil })
+	}
+	question = new(dns.Msg).SetQuestion("_iroh."+newNode(t).id.Z32()+".", dns.TypeTXT)
+	if res := ask(); res.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", res)
+	}
+	for tries := 0; ask().Rcode != dns.RcodeNameError; tries++ {
+		if tries == 20 {
+			t.Fatal("never known")
+		}
 	}
 }
 

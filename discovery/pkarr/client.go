@@ -22,6 +22,16 @@ const DefaultServer = "https://dns.iroh.link/pkarr"
 // requestTimeout ends a request.
 const requestTimeout = 10 * time.Second
 
+// Server keeps packets of nodes, one of each.
+type Server interface {
+	// Get fetches the packet of a node. The error wraps ErrNotFound if there is none.
+	Get(ctx context.Context, id identity.NodeID) (Packet, error)
+	// Put stores a packet. The error wraps ErrOld if there is a newer one.
+	Put(ctx context.Context, p Packet) error
+	// String names the server.
+	String() string
+}
+
 // Client speaks with one server:
 //
 //	PUT <URL>/<z-base-32 of the NodeID>, the payload of a packet → 2xx
@@ -32,6 +42,11 @@ type Client struct {
 	// HTTP makes the requests. Nil: http.DefaultClient.
 	HTTP *http.Client
 }
+
+var _ Server = Client{}
+
+// String returns the URL.
+func (c Client) String() string { return c.URL }
 
 // Errors of servers.
 var (

@@ -87,7 +87,7 @@ func (s *server) client() Client {
 // start runs a publisher until the test ends.
 func start(t *testing.T, s *server, signer *Signer) *Publisher {
 	t.Helper()
-	p := NewPublisher(s.client(), signer, nil)
+	p := NewPublisher(s.client(), Republish, signer, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- p.Run(ctx) }()
@@ -137,7 +137,7 @@ func TestPublisher(t *testing.T) {
 		// The same again and again, with newer timestamps.
 		before, first := s.count(), s.has(key)
 		time.Sleep(time.Hour)
-		if n := s.count() - before; n != int(time.Hour/republish) || !s.has(key).NewerThan(first) {
+		if n := s.count() - before; n != int(time.Hour/Republish) || !s.has(key).NewerThan(first) {
 			t.Errorf("%d packets in an hour", n)
 		}
 	})

@@ -52,10 +52,10 @@ func Parse(id identity.NodeID, payload []byte) (Packet, error) {
 	if err != nil {
 		return Packet{}, err
 	}
-	if !id.Verify(identity.PkarrMessage(p.Timestamp(), p.message()), payload[:signatureLen]) {
+	if !id.Verify(identity.PkarrMessage(p.Timestamp(), p.Message()), payload[:signatureLen]) {
 		return Packet{}, ErrBadSignature
 	}
-	if err := new(dns.Msg).Unpack(p.message()); err != nil {
+	if err := new(dns.Msg).Unpack(p.Message()); err != nil {
 		return Packet{}, fmt.Errorf("%w: its DNS message: %w", ErrBadPacket, err)
 	}
 	return p, nil
@@ -92,7 +92,11 @@ func timeOf(timestamp uint64) time.Time {
 	return time.UnixMicro(int64(min(timestamp, last)))
 }
 
-func (p Packet) message() []byte { return p.payload[headLen:] }
+// Signature returns the 64 bytes of the signature. They must not be changed.
+func (p Packet) Signature() []byte { return p.payload[:signatureLen] }
+
+// Message returns the DNS message that was signed. It must not be changed.
+func (p Packet) Message() []byte { return p.payload[headLen:] }
 
 // NewerThan reports whether p counts and not the other: it is later, or, if both are of
 // one time, its message is the larger one in the order of bytes.
@@ -100,14 +104,14 @@ func (p Packet) NewerThan(other Packet) bool {
 	if a, b := p.Timestamp(), other.Timestamp(); a != b {
 		return a > b
 	}
-	return string(p.message()) > string(other.message())
+	return string(p.Message()) > string(other.Message())
 }
 
 // Records returns the DNS records of the packet, with the names that the node gave them:
 // the last label is its z-base-32 name.
 func (p Packet) Records() []dns.RR {
 	var m dns.Msg
-	if m.Unpack(p.message()) != nil {
+	if m.Unpack(p.Message()) != nil {
 		return nil // Parse took it
 	}
 	return m.Answer
@@ -141,9 +145,17 @@ func sign(key *identity.SecretKey, timestamp uint64, addr identity.NodeAddr) (Pa
 	if len(message) > MaxMessage {
 		return Packet{}, ErrTooLong
 	}
-	payload := append(key.SignPkarr(timestamp, message), make([]byte, 8)...)
-	binary.BigEndian.PutUint64(payload[signatureLen:], timestamp)
-	return Packet{id: key.NodeID(), payload: append(payload, message...)}, nil
+	return Packet{id: key.NodeID(), payload: Payload(key.SignPkarr(timestamp, message), timestamp, message)}, nil
+}
+
+// Payload puts the parts of a packet together, for Parse. A signature that has not 64 bytes
+// makes one that Parse refuses.
+func Payload(signature []byte, timestamp uint64, message []byte) []byte {
+	if len(signature) != signatureLen {
+		return nil
+	}
+	payload := binary.BigEndian.AppendUint64(append(make([]byte, 0, headLen+len(message)), signature...), timestamp)
+	return append(payload, message...)
 }
 
 // encode writes the DNS message of a packet.

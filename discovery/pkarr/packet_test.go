@@ -63,8 +63,8 @@ func TestVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if sum := fmt.Sprintf("%x", sha1.Sum(p.Payload())); sum != tc.sum || len(p.message()) != tc.length {
-				t.Errorf("SHA-1 %s, %d bytes\n%x", sum, len(p.message()), p.Payload())
+			if sum := fmt.Sprintf("%x", sha1.Sum(p.Payload())); sum != tc.sum || len(p.Message()) != tc.length {
+				t.Errorf("SHA-1 %s, %d bytes\n%x", sum, len(p.Message()), p.Payload())
 			}
 			back, err := Parse(key.NodeID(), p.Payload())
 			if err != nil {
@@ -178,8 +178,8 @@ func TestSignFits(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := p.Addr()
-	if len(p.message()) > MaxMessage || got.Relay != addr.Relay || len(got.Direct) < 10 {
-		t.Errorf("%d bytes, %d addresses", len(p.message()), len(got.Direct))
+	if len(p.Message()) > MaxMessage || got.Relay != addr.Relay || len(got.Direct) < 10 {
+		t.Errorf("%d bytes, %d addresses", len(p.Message()), len(got.Direct))
 	}
 }
 

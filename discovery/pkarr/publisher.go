@@ -13,8 +13,8 @@ import (
 
 // When a packet is published.
 const (
-	// republish is when one that says the same is published anew, as iroh-net does.
-	republish = 5 * time.Minute
+	// Republish is when one that says the same is published anew, as iroh-net does.
+	Republish = 5 * time.Minute
 	// burst packets may follow each other at once, then one every refill: the limit of
 	// number 0's servers.
 	burst  = 2
@@ -28,7 +28,8 @@ const (
 // Publisher keeps what a node says of itself on one server. Make it with NewPublisher;
 // it works while Run runs.
 type Publisher struct {
-	client Client
+	server Server
+	every  time.Duration
 	signer *Signer
 	log    *slog.Logger
 	kick   chan struct{} // holds one
@@ -48,12 +49,13 @@ type Status struct {
 
 var _ discovery.Publisher = (*Publisher)(nil)
 
-// NewPublisher makes a publisher. The logger may be nil.
-func NewPublisher(client Client, signer *Signer, log *slog.Logger) *Publisher {
+// NewPublisher makes a publisher, which puts a packet anew every so often even if it says
+// the same. The logger may be nil.
+func NewPublisher(server Server, every time.Duration, signer *Signer, log *slog.Logger) *Publisher {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Publisher{client: client, signer: signer, log: log, kick: make(chan struct{}, 1)}
+	return &Publisher{server: server, every: every, signer: signer, log: log, kick: make(chan struct{}, 1)}
 }
 
 // Publish implements discovery.Publisher. An address that holds nothing takes back what
@@ -67,6 +69,9 @@ func (p *Publisher) Publish(addr identity.NodeAddr) {
 	default:
 	}
 }
+
+// Server names where the packets go.
+func (p *Publisher) Server() string { return p.server.String() }
 
 // Status returns how publishing goes.
 func (p *Publisher) Status() Status {
@@ -101,7 +106,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		case <-p.kick: // said by what follows
 		default:
 		}
-		next := republish
+		next := p.every
 		switch err := p.publish(ctx, &verified); {
 		case ctx.Err() != nil:
 			return nil
@@ -115,11 +120,11 @@ func (p *Publisher) Run(ctx context.Context) error {
 			}
 			p.note(err)
 			if first {
-				p.log.Warn("publishing failed, it is tried again", "server", p.client.URL, "err", err)
+				p.log.Warn("publishing failed, it is tried again", "server", p.server.String(), "err", err)
 			}
 		default:
 			if retry > 0 {
-				p.log.Info("publishing works again", "server", p.client.URL)
+				p.log.Info("publishing works again", "server", p.server.String())
 			}
 			retry = 0
 			p.note(nil)
@@ -149,11 +154,11 @@ func (p *Publisher) publish(ctx context.Context, verified *bool) error {
 		if err != nil {
 			return err
 		}
-		err = p.client.Put(ctx, packet)
+		err = p.server.Put(ctx, packet)
 		if err != nil && !errors.Is(err, ErrOld) || err == nil && *verified {
 			return err
 		}
-		have, getErr := p.client.Get(ctx, addr.ID)
+		have, getErr := p.server.Get(ctx, addr.ID)
 		switch {
 		case getErr != nil && err == nil:
 			return nil // looked for again next time
@@ -165,7 +170,7 @@ func (p *Publisher) publish(ctx context.Context, verified *bool) error {
 		case tries == maxRaises:
 			return ErrOld
 		}
-		p.log.Info("the server has a newer record of this node: another run, or a clock that was ahead", "server", p.client.URL, "of", have.Time())
+		p.log.Info("the server has a newer record of this node: another run, or a clock that was ahead", "server", p.server.String(), "of", have.Time())
 		p.signer.Raise(have.Timestamp())
 	}
 }

@@ -23,8 +23,6 @@ import (
 type setting struct {
 	key string
 	set func(*Settings, any) error
-	// means lists the values that this version acts on; nil: all of them.
-	means []any
 }
 
 // settings is the table of keys; what is not in it does not exist.
@@ -49,7 +47,7 @@ func settings() []setting {
 		{key: "punch", set: oneOf(func(s *Settings) *string { return &s.Punch }, "normal", "gentle", "off")},
 		{key: "portmap", set: flag(func(s *Settings) *bool { return &s.Portmap })},
 		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS })},
-		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT }), means: []any{false}},
+		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT })},
 		{key: "proxy", set: setProxy},
 		{key: "fwmark", set: setFwmark},
 		{key: "session_timeout", set: setTimeout},

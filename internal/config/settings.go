@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"net/url"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -74,9 +72,6 @@ type Settings struct {
 	LogLevel      slog.Level
 	// LogFormat is text or json.
 	LogFormat string
-
-	// given holds the keys that were set, with their values.
-	given map[string]any
 }
 
 // DefaultFwmark keeps clear of the bits that Kubernetes, Tailscale and Cilium use.
@@ -150,16 +145,7 @@ func (s *Settings) Set(key string, value any) error {
 	if at < 0 {
 		return errUnknownKey(key, Keys())
 	}
-	if err := table[at].set(s, value); err != nil {
-		return err
-	}
-	// A copy: the map may be shared with a copied Settings.
-	s.given = maps.Clone(s.given)
-	if s.given == nil {
-		s.given = make(map[string]any)
-	}
-	s.given[key] = value
-	return nil
+	return table[at].set(s, value)
 }
 
 // ErrTokenRelay is returned by Token when it is not clear whose the token is (S2).
@@ -213,17 +199,4 @@ func readToken(path string) (string, error) {
 		return "", fmt.Errorf("%s %w", path, err)
 	}
 	return plaintext.Trim(string(data)), nil
-}
-
-// Inert lists the keys that were set to something that this version does not
-// do yet, in the order of Keys.
-func (s *Settings) Inert() []string {
-	var inert []string
-	for _, entry := range settings() {
-		value, given := s.given[entry.key]
-		if given && entry.means != nil && !slices.ContainsFunc(entry.means, func(m any) bool { return reflect.DeepEqual(m, value) }) {
-			inert = append(inert, entry.key)
-		}
-	}
-	return inert
 }

@@ -30,9 +30,6 @@ func TestSettingsDefaults(t *testing.T) {
 	if want := Default(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if len(got.Inert()) != 0 {
-		t.Errorf("the defaults are inert: %v", got.Inert())
-	}
 }
 
 func TestSettingsLoad(t *testing.T) {
@@ -68,7 +65,7 @@ log_format = "json"
 		t.Fatal(err)
 	}
 	if s.Name != "laptop" || s.Zone != "node.example" || !s.Search || s.OnDemand != "off" || s.Port != 0 || s.DNS != "file" ||
-		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.Portmap ||
+		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.Portmap || s.MDNS || !s.DHT ||
 		s.SessionTimeout != 30*time.Minute || s.Fwmark != 0x123 || s.Proxy != "socks5://proxy.example.org:1080" || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
 		t.Errorf("got %+v", s)
 	}
@@ -78,17 +75,14 @@ log_format = "json"
 	if len(s.Relays) != 1 {
 		t.Errorf("one relay written twice: %v", s.Relays)
 	}
-	if want := []string{"dht"}; !slices.Equal(s.Inert(), want) {
-		t.Errorf("inert %v, want %v", s.Inert(), want)
-	}
 	if err := s.Set("port", "1234"); err != nil || s.Port != 1234 {
 		t.Errorf("a number as a flag has it: %v, %d", err, s.Port)
 	}
 	if err := s.Set("port", "http"); err == nil {
 		t.Error("a word became a port")
 	}
-	if err := s.Set("dht", false); err != nil || len(s.Inert()) != 0 {
-		t.Errorf("a flag that takes it back: %v, inert %v", err, s.Inert())
+	if err := s.Set("dht", false); err != nil || s.DHT {
+		t.Errorf("a flag that takes it back: %v, %v", err, s.DHT)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodetun/nodetun/discovery"
+	"github.com/nodetun/nodetun/discovery/dht"
 	"github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/discovery/mdns"
 	"github.com/nodetun/nodetun/discovery/pkarr"
@@ -36,10 +37,11 @@ type finder struct {
 	known   []static.Func
 	history *pkarr.History
 	client  pkarr.Client // of the server of packets; its URL is empty for none
-	// publisher is nil if this node is not made known.
-	publisher *pkarr.Publisher
-	local     *mdns.Node    // nil: not used
-	kick      chan struct{} // holds one: where this node is may have changed
+	dht     *dht.Client  // nil: not used
+	// publishers make this node known, each at one place.
+	publishers []*pkarr.Publisher
+	local      *mdns.Node    // nil: not used
+	kick       chan struct{} // holds one: where this node is may have changed
 }
 
 // source is one that is asked for nodes, or is off.
@@ -49,8 +51,9 @@ type source struct {
 	off          string             // why
 }
 
-// newFinder prepares the sources of the settings; saved is where a peer was found last.
-func newFinder(s *config.Settings, d *net.Dialer, p *proxies.Proxies, saved func(identity.NodeID) (identity.NodeAddr, bool)) *finder {
+// newFinder prepares the sources of the settings; saved is where a peer was found last, tun
+// is routed into the tunnel.
+func newFinder(s *config.Settings, d *net.Dialer, p *proxies.Proxies, tun []netip.Prefix, saved func(identity.NodeID) (identity.NodeAddr, bool)) *finder {
 	f := &finder{history: &pkarr.History{}, kick: make(chan struct{}, 1)}
 	f.known = append(f.known, static.Func{Name: string(nodemap.SourceSaved), Find: saved})
 	if relays := relaysOf(s); len(relays) > 0 {
@@ -78,7 +81,12 @@ func newFinder(s *config.Settings, d *net.Dialer, p *proxies.Proxies, saved func
 	if !s.MDNS {
 		f.sources = append(f.sources, source{name: mdns.Source, off: "mdns = false"})
 	}
-	f.sources = append(f.sources, source{name: string(nodemap.SourceDHT), off: "not in this version"})
+	if s.DHT {
+		f.dht = dht.New(dht.Config{DNS: d.Resolver, Control: d.Control, TunPrefixes: tun, History: f.history})
+		f.sources = append(f.sources, source{name: dht.Source, server: f.dht.String(), resolver: f.dht})
+	} else {
+		f.sources = append(f.sources, source{name: dht.Source, off: "dht = false"})
+	}
 	return f
 }
 
@@ -116,10 +124,10 @@ func packetServer(s *config.Settings) string {
 	return s.Discovery
 }
 
-// openDiscovery prepares the sources that are asked for nodes, and the publisher.
+// openDiscovery prepares the sources that are asked for nodes, and the publishers.
 func (d *Daemon) openDiscovery(context.Context) error {
 	s := &d.cfg.Settings
-	d.finder = newFinder(s, underlayDialer(s, d.log), d.proxies, d.savedAddr)
+	d.finder = newFinder(s, underlayDialer(s, d.log), d.proxies, d.prefixes(), d.savedAddr)
 	d.undo.add(func() error { d.finder.close(); return nil })
 	d.mu.Lock()
 	for id, good := range d.good.Peers {
@@ -130,8 +138,15 @@ func (d *Daemon) openDiscovery(context.Context) error {
 	if s.MDNS {
 		d.openLocal()
 	}
-	if d.finder.client.URL != "" && s.Publish != "none" {
-		d.finder.publisher = pkarr.NewPublisher(d.finder.client, pkarr.NewSigner(d.key, last, d.keepSigned), d.log)
+	if s.Publish == "none" {
+		return nil
+	}
+	signer := pkarr.NewSigner(d.key, last, d.keepSigned)
+	if d.finder.client.URL != "" {
+		d.finder.publishers = append(d.finder.publishers, pkarr.NewPublisher(d.finder.client, pkarr.Republish, signer, d.log))
+	}
+	if d.finder.dht != nil {
+		d.finder.publishers = append(d.finder.publishers, pkarr.NewPublisher(d.finder.dht, dht.Republish, signer, d.log))
 	}
 	return nil
 }
@@ -208,18 +223,20 @@ func (d *Daemon) keepSigned(timestamp uint64) {
 func (d *Daemon) publish(ctx context.Context) error {
 	f := d.finder
 	group, ctx := errgroup.WithContext(ctx)
-	if f.publisher != nil {
-		group.Go(func() error { return f.publisher.Run(ctx) })
+	for _, p := range f.publishers {
+		group.Go(func() error { return p.Run(ctx) })
 	}
 	if f.local != nil {
 		group.Go(func() error { return f.local.Run(ctx) })
 	}
 	var last []string
 	for {
-		if addr := d.toPublish(); f.publisher != nil && !addr.IsEmpty() {
+		if addr := d.toPublish(); !addr.IsEmpty() {
 			if says := discovery.Records(addr); !slices.Equal(says, last) {
 				last = says
-				f.publisher.Publish(addr)
+				for _, p := range f.publishers {
+					p.Publish(addr)
+				}
 			}
 		}
 		if f.local != nil {
@@ -257,26 +274,31 @@ func (d *Daemon) toAnnounce() identity.NodeAddr {
 // publications tells how it goes with making this node known.
 func (d *Daemon) publications() []localapi.Publication {
 	list := []localapi.Publication{}
-	if d.finder.publisher == nil {
-		return list
+	for _, publisher := range d.finder.publishers {
+		list = append(list, d.publication(publisher))
 	}
-	p := localapi.Publication{Server: d.finder.client.URL}
+	return list
+}
+
+// publication tells it of one place.
+func (d *Daemon) publication(publisher *pkarr.Publisher) localapi.Publication {
+	p := localapi.Publication{Server: publisher.Server()}
 	if d.toPublish().IsEmpty() {
 		why := "there is nothing to say without a relay"
 		if d.cfg.Settings.Publish == "relay" {
 			why += ` (publish = "all" tells public addresses)`
 		}
 		p.Error = &why
-		return append(list, p)
+		return p
 	}
-	status := d.finder.publisher.Status()
+	status := publisher.Status()
 	if !status.Last.IsZero() {
 		p.Last = pointer(status.Last.UTC().Truncate(time.Second))
 	}
 	if status.Err != nil {
 		p.Error = pointer(identity.Clean(oneLine(status.Err), 200))
 	}
-	return append(list, p)
+	return p
 }
 
 // publishPatience is for how long publishing may fail before the user should know.
@@ -290,7 +312,7 @@ func (d *Daemon) publishHealth(warn func(what, fix string)) {
 			since = *p.Last
 		}
 		if p.Error != nil && !d.toPublish().IsEmpty() && time.Since(since) > publishPatience {
-			warn("this node is not made known at "+p.Server+": "+*p.Error, `it is tried again by itself; who knows no address of this machine does not find it until then. Without such a server: discovery = "none"`)
+			warn("this node is not made known at "+p.Server+": "+*p.Error, `it is tried again by itself; who knows no address of this machine does not find it there until then. Without such a server: discovery = "none", or dht = false`)
 		}
 	}
 }

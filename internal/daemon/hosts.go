@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/nodetun/nodetun/discovery/dht"
 	"github.com/nodetun/nodetun/discovery/dns"
 	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/internal/config"
@@ -58,6 +59,15 @@ func hostsOf(s *config.Settings, peers []config.Peer, p *proxies.Proxies) []loca
 	}
 	if s.MDNS {
 		add("224.0.0.251, ff02::fb", "UDP 5353", "nodes on the links of this host are asked where they are, and told where this one is", "mdns")
+	}
+	if s.DHT {
+		why := "the Mainline DHT, and whoever is in it: asked where nodes are"
+		if s.Publish != "none" {
+			why += "; told what discovery is told"
+		}
+		for _, host := range dht.Bootstrap {
+			add(host, "UDP", why, "dht")
+		}
 	}
 	if s.Portmap {
 		add("the default gateway", "UDP 5351, 1900 and the port that it names", "maps a port for this node (PCP, NAT-PMP, UPnP)", "portmap")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,7 +51,9 @@ func askSource(ctx context.Context, r discovery.Resolver, id identity.NodeID, ro
 			row.Relay = pointer(item.Addr.Relay.String())
 		}
 		for _, a := range item.Addr.Direct {
-			row.Addrs = append(row.Addrs, a.String())
+			if text := a.String(); !slices.Contains(row.Addrs, text) {
+				row.Addrs = append(row.Addrs, text)
+			}
 		}
 		if !item.Signed.IsZero() {
 			row.Signed = pointer(item.Signed.UTC().Truncate(time.Second))
@@ -86,7 +89,7 @@ func (o *Offline) Lookup(ctx context.Context, node string) (localapi.Lookup, err
 		return localapi.Lookup{}, err
 	}
 	good := o.remembered()
-	f := newFinder(&o.Settings, underlayDialer(&o.Settings, slog.New(slog.DiscardHandler)), proxies.New(o.Settings.Proxy), func(id identity.NodeID) (identity.NodeAddr, bool) {
+	f := newFinder(&o.Settings, underlayDialer(&o.Settings, slog.New(slog.DiscardHandler)), proxies.New(o.Settings.Proxy), nil, func(id identity.NodeID) (identity.NodeAddr, bool) {
 		saved, ok := good.Peers[id]
 		return saved.Addr(id), ok
 	})

@@ -160,9 +160,6 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 		warn(problem.Text, problem.Fix)
 	}
 	d.resolver.health(warn)
-	for _, key := range d.cfg.Settings.Inert() {
-		warn(fmt.Sprintf("the setting %q does nothing in this version", key), "remove it, or read docs/cli.md")
-	}
 	for _, state := range states {
 		if strings.HasPrefix(state.LastError, "no answer") {
 			warn(fmt.Sprintf("%s gives no answer: it is offline, or it has not added you", d.label(state.ID)),

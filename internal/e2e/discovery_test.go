@@ -9,6 +9,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -16,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/discovery/dht"
+	"github.com/nodetun/nodetun/discovery/dht/dhttest"
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/hosttest"
@@ -86,20 +91,28 @@ func TestNetnsFoundByKey(t *testing.T) {
 		t.Logf("lookup:\n%s", out)
 	}
 
-	// Its address changes while nobody is connected: it is the relay that finds it.
+	foundAgain := func(how string) {
+		t.Helper()
+		began := time.Now()
+		hosttest.Eventually(t, 10*time.Second, "found again", func() error {
+			if out, err := a.NS.Try("ping", "-c1", "-W1", "bob.node.internal"); err != nil {
+				return errors.New(out)
+			}
+			return nil
+		})
+		took := time.Since(began)
+		if took > 5*nstest.Slack*time.Second {
+			t.Errorf("found after %v, %s", took, how)
+		}
+		t.Logf("found after %v, %s", took.Round(time.Millisecond), how)
+	}
+	// Its address changes under a connection, and then while nobody is connected.
+	n.Renumber(t, rb)
+	foundAgain("connected")
 	b.Stop(t)
 	n.Renumber(t, rb)
 	b.Start(t, "--relay", hosttest.RelayURL(1), "--discovery", discoveryURL)
-	began = time.Now()
-	hosttest.Eventually(t, 10*time.Second, "found again", func() error {
-		if out, err := a.NS.Try("ping", "-c1", "-W1", "bob.node.internal"); err != nil {
-			return errors.New(out)
-		}
-		return nil
-	})
-	if took := time.Since(began); took > 5*nstest.Slack*time.Second {
-		t.Errorf("found after %v", took)
-	}
+	foundAgain("started again")
 
 	// Without the server all goes on, and status says what is missing.
 	server.Signal(9)
@@ -141,6 +154,59 @@ func TestNetnsFoundByKeyWithoutRelay(t *testing.T) {
 	})
 	if err := a.OnPath(t, "direct"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Where a node is stands in the DHT, and nowhere else.
+func TestNetnsFoundByDHT(t *testing.T) {
+	n := hosttest.NewInternet(t)
+	var at []netip.AddrPort
+	for i := range 30 {
+		addr := netip.AddrFrom4([4]byte{203, 0, 113, byte(100 + i)})
+		n.NS.Run(t, "ip", "addr", "add", addr.String()+"/24", "dev", "br0")
+		at = append(at, netip.AddrPortFrom(addr, 6881))
+	}
+	n.NS.Do(t, func() { dhttest.Start(t, at...) })
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	for _, h := range []*hosttest.Host{a, b} {
+		n.Join(t, h)
+		h.Configure(t, "publish = \"all\"\ndht = true\nmdns = false\n")
+		host, _, err := net.SplitHostPort(dht.Bootstrap[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := "127.0.0.1 localhost\n" + at[0].Addr().String() + " " + host + "\n"
+		if err := os.WriteFile(filepath.Join("/etc/netns", h.NS.Name, "hosts"), []byte(names), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hosttest.Befriend(t, a, "", b, "", "--allow", "all")
+	flags := []string{"--relay", "none", "--discovery", "none"}
+	b.Start(t, flags...)
+	hosttest.Eventually(t, 20*time.Second, "made known", func() error {
+		if out := b.Nodetun(t, "status"); !regexp.MustCompile(`made known at  the Mainline DHT, (now|\d)`).MatchString(out) {
+			return errors.New(out)
+		}
+		return nil
+	})
+	a.Start(t, flags...)
+	hosttest.Eventually(t, 10*time.Second, "ping", func() error {
+		if out, err := a.NS.Try("ping", "-c1", "-W1", "bob.node.internal"); err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if err := a.OnPath(t, "direct"); err != nil {
+		t.Error(err)
+	}
+	out := a.Nodetun(t, "lookup", b.ID(t))
+	if !regexp.MustCompile(`(?m)^dht .*203\.0\.113\.`).MatchString(out) {
+		t.Errorf("lookup:\n%s", out)
+	}
+	t.Logf("lookup:\n%s\nhosts:\n%s", out, a.Nodetun(t, "hosts"))
+	a.Stop(t)
+	if out := a.Nodetun(t, "lookup", b.ID(t)); !regexp.MustCompile(`(?m)^dht .*203\.0\.113\.`).MatchString(out) {
+		t.Errorf("lookup while it is down:\n%s", out)
 	}
 }
 

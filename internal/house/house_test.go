@@ -56,9 +56,10 @@ var layers = map[string][]string{
 	"discovery":                 {"identity"},
 	"discovery/static":          {"identity", "discovery"},
 	"discovery/dns":             {"identity", "discovery"},
+	"discovery/dht":             {"identity", "discovery", "discovery/pkarr", "discovery/dht/bencode"},
 	"discovery/mdns":            {"identity", "discovery", "internal/ratelimit"},
 	"discovery/pkarr":           {"identity", "discovery"},
-	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "internal/metrics", "internal/ratelimit", "internal/webserver"},
+	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "discovery/dht", "internal/metrics", "internal/ratelimit", "internal/webserver"},
 	"discovery/discoveryserver/discoverytest": {"discovery", "discovery/discoveryserver", "discovery/dns", "discovery/pkarr"},
 	"endpoint": {"identity", "magicsock/...", "discovery", "discovery/dns", "relay/..."},
 
