@@ -145,7 +145,7 @@ func (f *discoveryFlags) listen(cfg *discoveryserver.Config) error {
 		cfg.DNSAddr = ""
 	}
 	if f.dev {
-		cfg.PutsPerSecond, cfg.QueriesPerSecond = -1, -1
+		cfg.PutsPerSecond, cfg.QueriesPerSecond, cfg.Conns, cfg.ConnsPerPrefix = -1, -1, -1, -1
 	}
 	secure := cfg.ACME != nil || cfg.CertFile != ""
 	switch {

@@ -210,9 +210,18 @@ func TestUsable(t *testing.T) {
 		addr            string
 		fromIn, fromOut bool
 	}{
-		{"8.8.4.4:1", true, true}, {"8.8.4.4:0", false, false}, {"192.168.1.7:1", true, false}, {"10.0.0.1:1", true, false},
-		{"127.0.0.1:1", true, false}, {"169.254.1.1:1", true, false}, {"100.64.0.1:1", true, false}, {"240.0.0.1:1", true, false},
-		{"198.18.0.9:1", false, false}, {"224.0.0.251:5353", false, false}, {"255.255.255.255:1", false, false}, {"0.0.0.0:1", false, false},
+		{"8.8.4.4:1", true, true},
+		{"8.8.4.4:0", false, false},
+		{"192.168.1.7:1", true, false},
+		{"10.0.0.1:1", true, false},
+		{"127.0.0.1:1", true, false},
+		{"169.254.1.1:1", true, false},
+		{"100.64.0.1:1", true, false},
+		{"240.0.0.1:1", true, false},
+		{"198.18.0.9:1", false, false},
+		{"224.0.0.251:5353", false, false},
+		{"255.255.255.255:1", false, false},
+		{"0.0.0.0:1", false, false},
 	} {
 		at := netip.MustParseAddrPort(tc.addr)
 		if in, out := w.usable(at, inside), w.usable(at, outside); in != tc.fromIn || out != tc.fromOut {

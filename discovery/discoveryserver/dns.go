@@ -36,13 +36,13 @@ func (s *Server) dnsHandler(ctx context.Context, udp bool) dns.HandlerFunc {
 		if req.Response {
 			return // an answer to an answer would go on for ever
 		}
-		count := &s.count.dnsTCP
+		count, limit := &s.count.dnsTCP, s.asked
 		if udp {
-			count = &s.count.dnsUDP
+			count, limit = &s.count.dnsUDP, s.queries
 		}
 		count.Add(1)
-		if udp && !s.queries.Allow(webserver.AddrOf(w.RemoteAddr()), time.Now()) {
-			s.limited(w, req)
+		if !limit.Allow(webserver.AddrOf(w.RemoteAddr()), time.Now()) {
+			s.limited(w, req, udp)
 			return
 		}
 		res := s.answer(ctx, req)
@@ -57,15 +57,20 @@ func (s *Server) dnsHandler(ctx context.Context, udp bool) dns.HandlerFunc {
 	}
 }
 
-// limited serves a network that asks too much by UDP: half of its questions get no answer,
-// the others are sent to TCP, which cannot be asked in another's name. Neither answer is
-// longer than the question.
-func (s *Server) limited(w dns.ResponseWriter, req *dns.Msg) {
-	if s.count.dnsLimited.Add(1)%2 == 0 {
+// limited serves a network that asks too much. Half of its questions by UDP get no answer, the
+// others are sent to TCP, which cannot be asked in another's name; there it is refused. No
+// answer is longer than the question.
+func (s *Server) limited(w dns.ResponseWriter, req *dns.Msg, udp bool) {
+	odd := s.count.dnsLimited.Add(1)%2 != 0
+	res := new(dns.Msg).SetReply(req)
+	switch {
+	case !udp:
+		res.Rcode = dns.RcodeRefused
+	case odd:
+		res.Truncated = true
+	default:
 		return
 	}
-	res := new(dns.Msg).SetReply(req)
-	res.Truncated = true
 	_ = w.WriteMsg(res)
 }
 

@@ -30,6 +30,8 @@ type file struct {
 	Keep             string   `toml:"keep"`
 	PutsPerSecond    int      `toml:"puts_per_second"`
 	QueriesPerSecond int      `toml:"queries_per_second"`
+	Conns            int      `toml:"conns"`
+	ConnsPerPrefix   int      `toml:"conns_per_prefix"`
 }
 
 // Load reads a configuration file (TOML), and what it says of the store, for OpenStore.
@@ -57,6 +59,7 @@ func (f *file) config() (cfg Config, err error) {
 	cfg = Config{
 		Addr: f.Addr, DNSAddr: f.DNSAddr, MetricsAddr: f.MetricsAddr, Origins: f.Origins, NameServers: f.NameServers,
 		CertFile: f.TLSCert, KeyFile: f.TLSKey, PutsPerSecond: f.PutsPerSecond, QueriesPerSecond: f.QueriesPerSecond,
+		Conns: f.Conns, ConnsPerPrefix: f.ConnsPerPrefix,
 	}
 	if cfg.Addrs, err = ParseAddrs(f.Addresses); err != nil {
 		return cfg, fmt.Errorf("addresses: %w", err)

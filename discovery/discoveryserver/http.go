@@ -6,13 +6,17 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/ratelimit"
 )
 
 const (
@@ -79,10 +83,7 @@ func (s *Server) putPacket(w http.ResponseWriter, r *http.Request) {
 		s.count.puts.bad.Add(1)
 		return
 	}
-	if addr := s.cfg.TrustedProxies.ClientOf(r); !s.puts.Allow(addr, time.Now()) {
-		s.count.puts.limited.Add(1)
-		w.Header().Set("Retry-After", "4")
-		fail(w, http.StatusTooManyRequests, "too many packets from this network")
+	if !s.within(s.puts, &s.count.puts.limited, w, r) {
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, pkarr.MaxPayload))
@@ -118,6 +119,17 @@ func (s *Server) putPacket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// within reports whether a client is within a limit, and answers if it is not.
+func (s *Server) within(limit *ratelimit.Table, count *atomic.Uint64, w http.ResponseWriter, r *http.Request) bool {
+	ok := limit.Allow(s.cfg.TrustedProxies.ClientOf(r), time.Now())
+	if !ok {
+		count.Add(1)
+		w.Header().Set("Retry-After", "4")
+		fail(w, http.StatusTooManyRequests, "too many requests from this network")
+	}
+	return ok
+}
+
 // maxAhead is how far in the future the timestamp of a packet may be: it would be the
 // newest until then.
 const maxAhead = 24 * time.Hour
@@ -138,6 +150,9 @@ func (s *Server) getPacket(w http.ResponseWriter, r *http.Request) {
 		s.count.gets.bad.Add(1)
 		return
 	}
+	if !s.within(s.asked, &s.count.gets.limited, w, r) {
+		return
+	}
 	switch p, err := s.store.Get(r.Context(), id); {
 	case err == nil:
 		s.count.gets.found.Add(1)
@@ -153,8 +168,25 @@ func (s *Server) getPacket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// query answers DNS over HTTPS.
+// query answers DNS over HTTPS, in the form of the DNS (RFC 8484) or in JSON.
 func (s *Server) query(w http.ResponseWriter, r *http.Request) {
+	if !s.within(s.asked, &s.count.dnsLimited, w, r) {
+		return
+	}
+	s.count.dnsHTTP.Add(1)
+	accept, _, _ := strings.Cut(r.Header.Get("Accept"), ",")
+	ask := r.URL.Query()
+	switch accept, _, _ = strings.Cut(accept, ";"); {
+	case r.Method == http.MethodPost, accept == dnsType, (accept == "" || accept == "*/*") && !ask.Has("name"):
+		s.queryWire(w, r)
+	case accept == "application/dns-json", accept == "application/x-javascript", accept == "", accept == "*/*":
+		s.queryJSON(w, r, ask)
+	default:
+		fail(w, http.StatusNotAcceptable, "there is "+dnsType+" and application/dns-json")
+	}
+}
+
+func (s *Server) queryWire(w http.ResponseWriter, r *http.Request) {
 	var message []byte
 	var err error
 	if r.Method == http.MethodGet {
@@ -173,11 +205,68 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, "the answer cannot be written")
 		return
 	}
-	w.Header().Set("Content-Type", dnsType)
+	answerHead(w, dnsType, res)
+	_, _ = w.Write(packed)
+}
+
+// answerHead writes the head of an answer of the DNS.
+func answerHead(w http.ResponseWriter, contentType string, res *dns.Msg) {
+	w.Header().Set("Content-Type", contentType)
 	if ttl, ok := lowestTTL(res); ok {
 		w.Header().Set("Cache-Control", "s-maxage="+strconv.Itoa(int(ttl)))
 	}
-	_, _ = w.Write(packed)
+}
+
+// jsonAnswer is an answer of the DNS as iroh's server writes it.
+type jsonAnswer struct {
+	Status             int
+	TC, RD, RA, AD, CD bool
+	Question           []jsonRecord
+	Answer             []jsonRecord `json:",omitempty"`
+}
+
+// jsonRecord is a question or a record.
+type jsonRecord struct {
+	Name string `json:"name"`
+	Type uint16 `json:"type"`
+	TTL  uint32 `json:"TTL,omitempty"`
+	Data string `json:"data,omitempty"`
+}
+
+// queryJSON answers ?name=&type=; the type is a number or a name, A without.
+func (s *Server) queryJSON(w http.ResponseWriter, r *http.Request, ask url.Values) {
+	kind := dns.TypeA
+	if text := ask.Get("type"); text != "" {
+		number, err := strconv.ParseUint(text, 10, 16)
+		named, ok := dns.StringToType[strings.ToUpper(text)]
+		if kind = uint16(number); err != nil {
+			kind = named
+		}
+		if err != nil && !ok {
+			fail(w, http.StatusBadRequest, "no type of the DNS")
+			return
+		}
+	}
+	name := ask.Get("name")
+	if _, ok := dns.IsDomainName(name); !ok || name == "" {
+		fail(w, http.StatusBadRequest, "no name of the DNS")
+		return
+	}
+	res := s.answer(r.Context(), new(dns.Msg).SetQuestion(dns.Fqdn(name), kind))
+	out := jsonAnswer{Status: res.Rcode, TC: res.Truncated, RD: res.RecursionDesired, CD: res.CheckingDisabled}
+	for _, q := range res.Question {
+		out.Question = append(out.Question, jsonRecord{Name: q.Name, Type: q.Qtype})
+	}
+	for _, rr := range res.Answer {
+		h := rr.Header()
+		data := strings.TrimPrefix(rr.String(), h.String())
+		if txt, ok := rr.(*dns.TXT); ok {
+			data = strings.Join(txt.Txt, "")
+		}
+		out.Answer = append(out.Answer, jsonRecord{Name: h.Name, Type: h.Rrtype, TTL: h.Ttl, Data: data})
+	}
+	answerHead(w, "application/dns-json", res)
+	_ = json.NewEncoder(w).Encode(out)
 }
 
 func lowestTTL(m *dns.Msg) (ttl uint32, ok bool) {

@@ -9,11 +9,12 @@ import (
 // counters count what was asked.
 type counters struct {
 	puts struct{ stored, same, older, bad, limited atomic.Uint64 }
-	gets struct{ found, missing, bad atomic.Uint64 }
+	gets struct{ found, missing, bad, limited atomic.Uint64 }
 
-	dnsUDP, dnsTCP, dnsLimited atomic.Uint64
-	dnsFound, dnsMissing       atomic.Uint64
-	storeErrors, evicted       atomic.Uint64
+	dnsUDP, dnsTCP, dnsHTTP  atomic.Uint64
+	dnsLimited, connsLimited atomic.Uint64
+	dnsFound, dnsMissing     atomic.Uint64
+	storeErrors, evicted     atomic.Uint64
 }
 
 // Metrics returns the counters.
@@ -36,11 +37,14 @@ func (s *Server) Metrics() []metrics.Metric {
 	add("gets", gets, "outcome", "found", &c.gets.found)
 	add("gets", gets, "outcome", "missing", &c.gets.missing)
 	add("gets", gets, "outcome", "bad", &c.gets.bad)
+	add("gets", gets, "outcome", "limited", &c.gets.limited)
 	add("dns_queries", queries, "transport", "udp", &c.dnsUDP)
 	add("dns_queries", queries, "transport", "tcp", &c.dnsTCP)
+	add("dns_queries", queries, "transport", "https", &c.dnsHTTP)
 	add("dns_found", "DNS queries about a name that exists.", "", "", &c.dnsFound)
 	add("dns_missing", "DNS queries about a name that does not exist.", "", "", &c.dnsMissing)
-	add("dns_limited", "DNS queries by UDP that came too fast.", "", "", &c.dnsLimited)
+	add("dns_limited", "DNS queries that came too fast.", "", "", &c.dnsLimited)
+	add("conns_limited", "TCP connections refused because there were too many.", "", "", &c.connsLimited)
 	add("store_errors", "Failures of the store.", "", "", &c.storeErrors)
 	add("evicted", "Packets removed because nobody put them again.", "", "", &c.evicted)
 	return list

@@ -46,8 +46,11 @@ type Config struct {
 	// Keep is how long a packet is kept that is not put again. Zero: 7 days.
 	Keep time.Duration
 	// PutsPerSecond bounds the packets put from one network (IPv4 /24, IPv6 /56), and
-	// QueriesPerSecond the DNS queries from one by UDP. Zero: 10 and 200; negative: no limit.
+	// QueriesPerSecond what is asked from one, by UDP and again by TCP. Zero: 10 and 200; negative: no limit.
 	PutsPerSecond, QueriesPerSecond int
+	// Conns bounds the TCP connections for HTTP, and as many for DNS, ConnsPerPrefix those
+	// from one network. Zero: 20000 and 256; negative: no limit.
+	Conns, ConnsPerPrefix int
 	// Logger defaults to discarding.
 	Logger *slog.Logger
 }
@@ -57,6 +60,8 @@ const (
 	defaultKeep    = 7 * 24 * time.Hour
 	defaultPuts    = 10
 	defaultQueries = 200
+	defaultConns   = 20000
+	defaultPerNet  = 256
 )
 
 // Server is a discovery server.
@@ -69,7 +74,8 @@ type Server struct {
 	elsewhere *fallback // nil: nowhere
 	origins   []string
 	puts      *ratelimit.Table
-	queries   *ratelimit.Table
+	queries   *ratelimit.Table // by UDP, which may be asked in another's name
+	asked     *ratelimit.Table // by TCP
 	count     counters
 	told      atomic.Int64 // when an error of the store was last logged, Unix seconds
 
@@ -103,7 +109,7 @@ func New(cfg Config) *Server {
 		life: life, stop: stop, cfg: cfg, log: cfg.Logger, store: cfg.Store, cache: newCache(cfg.Store), origins: sortedOrigins(cfg.Origins),
 		// What net/http says holds addresses.
 		httpLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
-		puts:    limit(cfg.PutsPerSecond, defaultPuts), queries: limit(cfg.QueriesPerSecond, defaultQueries),
+		puts:    limit(cfg.PutsPerSecond, defaultPuts), queries: limit(cfg.QueriesPerSecond, defaultQueries), asked: limit(cfg.QueriesPerSecond, defaultQueries),
 	}
 	if cfg.Fallback != nil {
 		s.elsewhere = newFallback(life, cfg.Fallback)
@@ -111,11 +117,22 @@ func New(cfg Config) *Server {
 	return s
 }
 
-func limit(set, standard int) *ratelimit.Table {
+func limit(set, standard int) *ratelimit.Table { return ratelimit.NewTable(limitOf(set, standard)) }
+
+// limitOf is a limit that was set, or the standard one; 0: none.
+func limitOf(set, standard int) int {
 	if set == 0 {
 		set = standard
 	}
-	return ratelimit.NewTable(max(set, 0))
+	return max(set, 0)
+}
+
+// conns bounds the connections of a listener.
+func (s *Server) conns(l net.Listener) net.Listener {
+	return webserver.Limits{
+		Total: limitOf(s.cfg.Conns, defaultConns), PerPrefix: limitOf(s.cfg.ConnsPerPrefix, defaultPerNet),
+		Proxied: s.cfg.TrustedProxies.Trust, Refused: func() { s.count.connsLimited.Add(1) },
+	}.Listener(l)
 }
 
 // Listen binds all addresses, so that Addr and the others know them. Whoever calls it also
@@ -246,7 +263,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		})
 		group.Go(func() error {
 			return serveDNS(ctx, &dns.Server{
-				Listener: s.dnsTCP, Handler: s.dnsHandler(ctx, false),
+				Listener: s.conns(s.dnsTCP), Handler: s.dnsHandler(ctx, false),
 				IdleTimeout: func() time.Duration { return tcpIdle }, ReadTimeout: tcpIdle, WriteTimeout: tcpIdle, MaxTCPQueries: maxTCPQueries,
 			})
 		})
@@ -278,7 +295,7 @@ func (s *Server) serveHTTP(ctx context.Context) error {
 	if server.TLSConfig = s.tls; s.tls != nil {
 		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 	}
-	err := serve(s.cfg.TrustedProxies.Listener(s.http))
+	err := serve(s.cfg.TrustedProxies.Listener(s.conns(s.http)))
 	if stop() {
 		return fmt.Errorf("discovery: %w", err)
 	}

@@ -616,6 +616,91 @@ func TestQueryLimit(t *testing.T) {
 	if res := ask(t, s, "tcp", name, dns.TypeTXT); len(res.Answer) != 1 {
 		t.Errorf("by TCP: %v", res)
 	}
+	// That has its bound too, and what is asked by HTTP counts with it.
+	refused := 0
+	for range 30 {
+		if ask(t, s, "tcp", name, dns.TypeTXT).Rcode == dns.RcodeRefused {
+			refused++
+		}
+	}
+	if refused < 10 {
+		t.Errorf("%d of 30 refused by TCP", refused)
+	}
+	busy := 0
+	for range 30 {
+		if _, err := clientOf(s).Get(t.Context(), n.id); errors.As(err, new(*pkarr.BusyError)) {
+			busy++
+		}
+	}
+	if busy < 10 {
+		t.Errorf("%d of 30 refused by HTTP", busy)
+	}
+}
+
+// One network holds so many connections.
+func TestConnsLimit(t *testing.T) {
+	s := run(t, Config{ConnsPerPrefix: 3})
+	for _, at := range []net.Addr{s.Addr(), s.DNSAddr()} {
+		open := 0
+		for range 10 {
+			conn, err := net.Dial("tcp", at.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			var ne net.Error
+			if _, err := conn.Read(make([]byte, 1)); errors.As(err, &ne) && ne.Timeout() {
+				open++
+			}
+		}
+		if open != 3 {
+			t.Errorf("%v: %d are open", at, open)
+		}
+	}
+	if n := s.count.connsLimited.Load(); n != 14 {
+		t.Errorf("%d counted", n)
+	}
+}
+
+// DNS in JSON, as iroh's server has it.
+func TestQueryJSON(t *testing.T) {
+	s := run(t, Config{Origins: []string{"discovery.test"}})
+	n := newNode(t)
+	if err := clientOf(s).Put(t.Context(), n.at(t, time.Now(), 2)); err != nil {
+		t.Fatal(err)
+	}
+	name := "_iroh." + n.id.Z32() + ".discovery.test"
+	for _, tc := range []struct {
+		query, accept string
+		status        int
+		want          string
+	}{
+		{"?type=TXT&name=" + name, "application/dns-json", 200, `{"Status":0,"TC":false,"RD":true,"RA":false,"AD":false,"CD":false,"Question":[{"name":"` + name + `.","type":16}],"Answer":[{"name":"` + name + `.","type":16,"TTL":30,"data":"addr=192.0.2.1:2"}]}`},
+		{"?type=16&name=" + name, "application/x-javascript", 200, `"data":"addr=192.0.2.1:2"`},
+		{"?type=txt&name=" + name, "*/*", 200, `"data":"addr=192.0.2.1:2"`},
+		{"?name=" + name, "application/dns-json", 200, `"type":1}]}`}, // A: there is none
+		{"?type=TXT&name=x." + name, "application/dns-json", 200, `"Status":3`},
+		{"?type=NOPE&name=" + name, "application/dns-json", 400, "no type"},
+		{"?type=TXT", "application/dns-json", 400, "no name"},
+		{"?type=TXT&name=" + name, "text/html", 406, "application/dns-json"},
+		{"?type=TXT&name=" + name, "application/dns-message", 400, "no DNS query"},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL()+"/dns-query"+tc.query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", tc.accept)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if err != nil || res.StatusCode != tc.status || !strings.Contains(string(body), tc.want) {
+			t.Errorf("%s as %s: %d %s, %v", tc.query, tc.accept, res.StatusCode, body, err)
+		}
+	}
 }
 
 func TestListenErrorIsOneLine(t *testing.T) {

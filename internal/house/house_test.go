@@ -37,7 +37,7 @@ var layers = map[string][]string{
 	"internal/plaintext":     {},
 	"internal/proxies":       {"identity"},
 	"internal/metrics":       {},
-	"internal/webserver":     {"internal/plaintext"},
+	"internal/webserver":     {"internal/plaintext", "internal/ratelimit"},
 	"internal/procstat":      {},
 	"internal/ratelimit":     {},
 

@@ -133,7 +133,7 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusTooManyRequests, "too many logins from this network")
 		return
 	}
-	if place, ok := r.Context().Value(placeConn{}).(*limitedConn); ok && place.over {
+	if place, ok := r.Context().Value(placeConn{}).(*webserver.LimitedConn); ok && place.Over {
 		refuse(w, http.StatusServiceUnavailable, tooMany)
 		return
 	}
@@ -227,7 +227,7 @@ func upgradeStream(w http.ResponseWriter) transport {
 		return nil
 	}
 	switch conn.(type) {
-	case *limitedConn, *tls.Conn: // ours, see wrap
+	case *webserver.LimitedConn, *tls.Conn: // ours, see wrap
 	default:
 		conn = relay.NewConn(conn, writeStall)
 	}

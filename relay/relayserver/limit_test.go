@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -128,40 +127,6 @@ func TestConnectionsInAll(t *testing.T) {
 	if n := s.Counters().ConnsLimited; n != 1 {
 		t.Errorf("%d counted", n)
 	}
-}
-
-// memoryListener hands out pipes.
-type memoryListener chan net.Conn
-
-func (l memoryListener) Accept() (net.Conn, error) { return <-l, nil }
-func (l memoryListener) Close() error              { return nil }
-func (l memoryListener) Addr() net.Addr            { return textAddr("memory") }
-
-// Who comes when too many came waits, and is not turned away.
-func TestAcceptRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		source := make(memoryListener)
-		l := &limitedListener{
-			failed:   func(error) {},
-			Listener: source, rate: 10, burst: 5, refused: func() { t.Error("refused") },
-			wrap: func(c net.Conn) net.Conn { return c }, open: make(map[netip.Prefix]int),
-		}
-		begin := time.Now()
-		go func() {
-			for range 25 {
-				ours, _ := net.Pipe()
-				source <- ours
-			}
-		}()
-		for range 25 {
-			if _, err := l.Accept(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if took := time.Since(begin); took < 1900*time.Millisecond || took > 2100*time.Millisecond {
-			t.Errorf("20 more than at once took %v", took)
-		}
-	})
 }
 
 // What all clients send together is bounded too.

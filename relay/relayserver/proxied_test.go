@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/internal/webserver"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -75,7 +76,7 @@ func TestTooManyConnectionsAreTold(t *testing.T) {
 		t.Errorf("%s %v", r.Status, r.Header)
 	}
 	open := 0
-	for range 3 * toldMax {
+	for range 3 * webserver.MaxTold {
 		conn, err := net.Dial("tcp", s.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -87,7 +88,7 @@ func TestTooManyConnectionsAreTold(t *testing.T) {
 			open++
 		}
 	}
-	if open > toldMax {
+	if open > webserver.MaxTold {
 		t.Errorf("%d connections beyond the limit are open", open)
 	}
 }

@@ -263,18 +263,12 @@ func (s *Server) admit() bool {
 func (s *Server) proxies() webserver.Proxies { return s.cfg.TrustedProxies }
 
 func (s *Server) limit(l net.Listener) net.Listener {
-	return &limitedListener{
-		Listener: l,
-		max:      s.cfg.Limits.ConnsPerPrefix,
-		total:    s.cfg.Limits.Conns,
-		rate:     float64(s.cfg.Limits.AcceptsPerSecond),
-		burst:    float64(s.cfg.Limits.AcceptBurst),
-		refused:  func() { s.count.connsLimited.Add(1) },
-		proxied:  s.proxies().Trust,
-		failed:   s.acceptFailed,
-		wrap:     func(c net.Conn) net.Conn { return relay.NewConn(c, s.stall) },
-		open:     make(map[netip.Prefix]int),
-	}
+	return webserver.Limits{
+		Total: s.cfg.Limits.Conns, PerPrefix: s.cfg.Limits.ConnsPerPrefix,
+		Rate: float64(s.cfg.Limits.AcceptsPerSecond), Burst: float64(s.cfg.Limits.AcceptBurst),
+		Proxied: s.proxies().Trust, Refused: func() { s.count.connsLimited.Add(1) }, Failed: s.acceptFailed, Tell: true,
+		Wrap: func(c net.Conn) net.Conn { return relay.NewConn(c, s.stall) },
+	}.Listener(l)
 }
 
 func (s *Server) wrap(l net.Listener) net.Listener {
@@ -286,7 +280,7 @@ func (s *Server) wrap(l net.Listener) net.Listener {
 	return l
 }
 
-// A request's socket, a *relay.Conn, and its place among the limited, a *limitedConn, have
+// A request's socket, a *relay.Conn, and its place among the limited, a *webserver.LimitedConn, have
 // these keys.
 type (
 	rawConn   struct{}
@@ -294,14 +288,14 @@ type (
 )
 
 // placeOf returns what is below TLS and the PROXY header, nil if it is none of ours.
-func placeOf(c net.Conn) *limitedConn {
+func placeOf(c net.Conn) *webserver.LimitedConn {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
 	if p, ok := c.(*proxyproto.Conn); ok {
 		c = p.Raw()
 	}
-	place, _ := c.(*limitedConn)
+	place, _ := c.(*webserver.LimitedConn)
 	return place
 }
 

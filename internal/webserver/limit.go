@@ -1,0 +1,153 @@
+package webserver
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/nodetun/nodetun/internal/ratelimit"
+)
+
+// Limits bounds the connections that a listener accepts. Zero means no bound.
+type Limits struct {
+	Total, PerPrefix int     // that are open, in all and from one IPv4 /24 or IPv6 /56
+	Rate, Burst      float64 // of those that come, a second and at once
+	// Proxied are those that count by the addresses behind them. May be nil.
+	Proxied func(netip.Addr) bool
+	// Refused is called for each that is too much, Failed for an error of Accept. Both
+	// may be nil.
+	Refused func()
+	Failed  func(error)
+	// Tell has a few of those that are too much accepted all the same, to be told so:
+	// they are marked.
+	Tell bool
+	// Wrap makes of a connection what the place holds. May be nil.
+	Wrap func(net.Conn) net.Conn
+}
+
+// Listener makes a listener with these bounds.
+func (l Limits) Listener(inner net.Listener) net.Listener {
+	if l.Refused == nil {
+		l.Refused = func() {}
+	}
+	if l.Failed == nil {
+		l.Failed = func(error) {}
+	}
+	if l.Proxied == nil {
+		l.Proxied = func(netip.Addr) bool { return false }
+	}
+	if l.Wrap == nil {
+		l.Wrap = func(c net.Conn) net.Conn { return c }
+	}
+	return &limitedListener{Listener: inner, Limits: l, open: make(map[netip.Prefix]int)}
+}
+
+type limitedListener struct {
+	net.Listener
+	Limits
+	pace ratelimit.Bucket // Accept's own
+	told ratelimit.Bucket // Accept's own: how often who is too much is told so
+
+	mu    sync.Mutex // guards the fields below
+	count int
+	over  int // open and too much
+	open  map[netip.Prefix]int
+}
+
+// Accept closes what is too much and waits for the next.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		if l.Rate > 0 {
+			// Who has to wait waits in the system's queue. It is less than a second.
+			time.Sleep(l.pace.Spend(time.Now(), 1, l.Rate, l.Burst))
+		}
+		c, err := l.Listener.Accept()
+		if err != nil {
+			l.Failed(err)
+			return nil, err
+		}
+		addr := AddrOf(c.RemoteAddr())
+		p := ratelimit.PrefixOf(addr)
+		if l.Proxied(addr) {
+			p = netip.Prefix{}
+		}
+		if l.enter(p) {
+			return &LimitedConn{Conn: l.Wrap(c), leave: sync.OnceFunc(func() { l.leave(p) })}, nil
+		}
+		l.Refused()
+		if !l.Tell || !l.told.Take(time.Now(), toldRate, toldRate) || !l.enterOver() {
+			_ = c.Close()
+			continue
+		}
+		return &LimitedConn{Conn: l.Wrap(c), leave: sync.OnceFunc(l.leaveOver), Over: true}, nil
+	}
+}
+
+// MaxTold is how many of those that are too much are told so at one time, toldRate how many
+// in a second; it takes a TLS handshake each.
+const (
+	MaxTold  = 32
+	toldRate = 8
+)
+
+func (l *limitedListener) enterOver() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over >= MaxTold {
+		return false
+	}
+	l.over++
+	return true
+}
+
+func (l *limitedListener) leaveOver() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over--
+}
+
+// enter counts a connection in; the zero prefix stands for proxies, which have no limit of
+// their own.
+func (l *limitedListener) enter(p netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.PerPrefix > 0 && p.IsValid() && l.open[p] >= l.PerPrefix || l.Total > 0 && l.count >= l.Total {
+		return false
+	}
+	l.count++
+	l.open[p]++
+	return true
+}
+
+func (l *limitedListener) leave(p netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count--
+	if l.open[p]--; l.open[p] <= 0 {
+		delete(l.open, p)
+	}
+}
+
+// LimitedConn gives its place back when it is closed.
+type LimitedConn struct {
+	net.Conn
+	// Over says that it is too much, and is to be told so.
+	Over bool
+
+	leave func()
+}
+
+// Close implements net.Conn.
+func (c *LimitedConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
+
+// CloseWrite ends what is sent, where that can be done alone.
+func (c *LimitedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}
