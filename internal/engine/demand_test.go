@@ -168,9 +168,9 @@ func TestDialsPause(t *testing.T) {
 	}
 	asked, took := b.asked.Load(), time.Since(began)
 	var most int64 = 1
-	for at, pause := firstPause, firstPause; at <= took; at += pause {
+	for at, pause := endpoint.FirstPause, endpoint.FirstPause; at <= took; at += pause {
 		most++
-		pause = min(2*pause, maxPause)
+		pause = min(2*pause, endpoint.MaxPause)
 	}
 	if asked < 1 || asked > most {
 		t.Errorf("asked %d times in %v, want at most %d", asked, took, most)

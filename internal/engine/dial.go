@@ -15,24 +15,9 @@ import (
 // dialTimeout bounds one attempt to reach a peer, hello included.
 const dialTimeout = 5 * time.Second
 
-// Dials that fail at once, because nobody knows where the peer is, begin so far apart: the
-// pause doubles with each failure.
-const (
-	firstPause = 250 * time.Millisecond
-	maxPause   = 4 * time.Second
-)
-
 // pauseLocked is how long the next dial has to wait.
 func (p *peer) pauseLocked(now time.Time) time.Duration {
-	at := p.turn
-	if p.failures > 0 {
-		pause := maxPause
-		if p.failures < 5 {
-			pause = firstPause << (p.failures - 1)
-		}
-		at = p.dialled.Add(pause)
-	}
-	return max(0, at.Sub(now))
+	return max(0, p.turn.Sub(now), p.engine.dialer.Pause(p.id))
 }
 
 // attempt is one dial that several callers may wait for.
@@ -84,8 +69,7 @@ func (p *peer) dialInBackground() (a *attempt, joined bool) {
 	if p.attempt != nil {
 		return p.attempt, true
 	}
-	pause := p.pauseLocked(time.Now())
-	ctx, cancel := context.WithTimeout(p.engine.life, pause+dialTimeout)
+	ctx, cancel := context.WithTimeout(p.engine.life, p.pauseLocked(time.Now())+dialTimeout)
 	a = &attempt{cancel: cancel, done: make(chan struct{})}
 	if !p.allowed() {
 		cancel()
@@ -93,9 +77,10 @@ func (p *peer) dialInBackground() (a *attempt, joined bool) {
 		return a, false
 	}
 	p.attempt = a
+	turn := p.turn
 	started := p.engine.spawn(func() {
 		defer cancel()
-		p.dial(ctx, a, pause)
+		p.dial(ctx, a, turn)
 	})
 	if !started {
 		cancel()
@@ -105,13 +90,12 @@ func (p *peer) dialInBackground() (a *attempt, joined bool) {
 	return a, false
 }
 
-// dial runs one attempt to its end, after a pause.
-func (p *peer) dial(ctx context.Context, a *attempt, pause time.Duration) {
+// dial runs one attempt to its end, when it is its turn.
+func (p *peer) dial(ctx context.Context, a *attempt, turn time.Time) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(pause):
+	case <-time.After(time.Until(turn)):
 	}
-	began := time.Now()
 	s, err := p.open(ctx)
 	if err == nil {
 		p.adopt(s)
@@ -119,10 +103,6 @@ func (p *peer) dial(ctx context.Context, a *attempt, pause time.Duration) {
 	}
 	p.mu.Lock()
 	p.attempt = nil
-	p.dialled = began
-	if p.failures++; err == nil {
-		p.failures = 0
-	}
 	waiting := p.waiting
 	lost := err != nil && p.current.Load() == nil
 	if lost {
@@ -149,12 +129,13 @@ func (p *peer) open(ctx context.Context) (*session, error) {
 	addr := p.addr
 	p.mu.Unlock()
 	addr.ID = p.id
-	conn, err := p.engine.cfg.Endpoint.Connect(ctx, addr, wire.ALPN)
+	conn, err := p.engine.dialer.Dial(ctx, addr, wire.ALPN)
 	if err != nil {
 		return nil, err
 	}
 	s, err := p.handshake(ctx, conn, p.engine.cfg.Endpoint.NodeID(), replaces)
 	if err != nil {
+		p.engine.dialer.Failed(p.id)
 		return nil, closeFailed(conn, err)
 	}
 	return s, nil

@@ -63,10 +63,11 @@ type Peer struct {
 
 // Engine carries packets and flows between this host and its peers.
 type Engine struct {
-	cfg   Config
-	log   *slog.Logger
-	stack *netstack.Stack
-	count counters
+	cfg    Config
+	log    *slog.Logger
+	stack  *netstack.Stack
+	dialer *endpoint.Dialer
+	count  counters
 	// retries has the host's TCP try again after a standstill.
 	retries retries
 
@@ -104,7 +105,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	e := &Engine{cfg: cfg, log: cfg.Logger, factsKick: make(chan struct{}, 1)}
+	e := &Engine{cfg: cfg, log: cfg.Logger, dialer: endpoint.NewDialer(cfg.Endpoint), factsKick: make(chan struct{}, 1)}
 	e.retries.engine = e
 	e.life, e.cancel = context.WithCancel(context.Background())
 	e.peers.Store(&map[identity.NodeID]*peer{})

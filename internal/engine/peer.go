@@ -54,8 +54,6 @@ type peer struct {
 	addr     identity.NodeAddr
 	sessions []*session // all that are up, current included
 	attempt  *attempt   // the dial that runs now, nil if none
-	failures int        // of dials in a row
-	dialled  time.Time  // when the last of them began
 	turn     time.Time  // not to be dialled before; zero: at any time
 	waiting  [][]byte   // packets that wait for it
 	flows    map[*flow]struct{}
