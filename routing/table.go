@@ -176,14 +176,6 @@ func (t *Table) Touch(id identity.NodeID, now time.Time) {
 	t.demand.use(id, now)
 }
 
-// Expire forgets the nodes on demand that were neither asked for nor in use
-// for an hour. AddOnDemand does the same.
-func (t *Table) Expire(now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.expireLocked(now)
-}
-
 // Remove forgets a node and frees its IPv4 address. This node is never
 // removed.
 func (t *Table) Remove(id identity.NodeID) {

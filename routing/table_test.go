@@ -274,7 +274,7 @@ func TestS19OnDemandExpires(t *testing.T) {
 	asked, used := mustAsk(t, tab, node(1), epoch), mustAsk(t, tab, node(2), epoch)
 	tab.Touch(node(2), epoch.Add(30*time.Minute))
 	tab.Touch(node(77), epoch)
-	tab.Expire(epoch.Add(time.Hour))
+	mustAsk(t, tab, node(78), epoch.Add(time.Hour))
 	if _, ok := tab.Lookup(asked.V6); ok {
 		t.Error("known after an hour")
 	}
@@ -330,7 +330,7 @@ func TestOnDemandBecomesPeer(t *testing.T) {
 	if _, ok := tab.Lookup(before.V4); ok && before.V4 != after.V4 {
 		t.Error("the address on demand is still mapped")
 	}
-	tab.Expire(epoch.Add(2 * time.Hour))
+	mustAsk(t, tab, node(2), epoch.Add(2*time.Hour))
 	wantLookup(t, tab, after)
 	if again := mustAsk(t, tab, node(1), epoch); again != after {
 		t.Errorf("asked again: %v", again)

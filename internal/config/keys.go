@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"runtime"
 	"slices"
 	"strconv"
@@ -216,6 +217,11 @@ func setDiscovery(s *Settings, value any) error {
 		return err
 	case v != "none" && !strings.HasPrefix(v, "https://") && !strings.HasPrefix(v, "http://"):
 		return fmt.Errorf("%q is no URL (use https://… or none)", v)
+	}
+	if u, err := url.Parse(v); err != nil || v != "none" && u.Host == "" {
+		return fmt.Errorf("%q is no URL (use https://… or none)", v)
+	} else if u.User != nil { // it would be shown to everybody who asks for the status
+		return errors.New("the URL of a discovery server holds no name and no password")
 	}
 	s.Discovery = v
 	return nil

@@ -109,6 +109,8 @@ func TestSettingsErrors(t *testing.T) {
 		{"mtu", "mtu = 1000\n", "is no mtu"},
 		{"word", "dns = \"magic\"\n", `"magic" is unknown (use auto, resolved, networkmanager, resolvconf, file or none)`},
 		{"relay", "relays = [\"ftp://r.example\"]\n", ":1: relays: "},
+		{"discovery", "discovery = \"https://\"\n", `"https://" is no URL`},
+		{"discovery with a password", "discovery = \"https://me:secret@d.example\"\n", "holds no name and no password"},
 		{"bind", "bind = \"here\"\n", `"here" is no address`},
 		{"bind twice", "bind = \"192.0.2.1 192.0.2.2\"\n", "one address of each family"},
 		{"proxy", "proxy = \"ftp://10.0.0.1\"\n", ":1: proxy: names a proxy of a kind that cannot be used: ftp"},
