@@ -3,24 +3,17 @@ package discoveryserver
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
+	"log/slog"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -35,15 +28,19 @@ import (
 	"github.com/nodetun/nodetun/discovery/pkarr"
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/webserver"
+	"github.com/nodetun/nodetun/internal/webserver/webservertest"
 )
 
-// run serves on loopback until the test ends.
-func run(t *testing.T, cfg Config) *Server {
+// run serves on loopback until the test ends; listening is called before it does.
+func run(t *testing.T, cfg Config, listening ...func(*Server)) *Server {
 	t.Helper()
 	cfg.Addr, cfg.DNSAddr = "127.0.0.1:0", "127.0.0.1:0"
 	s := New(cfg)
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range listening {
+		f(s)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -403,31 +400,18 @@ func TestLimitBehindProxy(t *testing.T) {
 	}
 }
 
+// clientFor trusts an authority, and wants a server with the name.
+func clientFor(authority *webservertest.Authority, host string) *http.Client {
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Pool, ServerName: host}, ForceAttemptHTTP2: true}}
+}
+
 // With a certificate it is HTTPS, of version 2 too.
 func TestTLS(t *testing.T) {
-	dir := t.TempDir()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile := filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key")
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := errors.Join(os.WriteFile(certFile, certPEM, 0o600), os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	const host = "discovery.example"
+	authority := webservertest.NewAuthority(t)
+	certFile, keyFile := authority.WritePair(t.TempDir(), host)
 	s := run(t, Config{CertFile: certFile, KeyFile: keyFile})
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certPEM)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}}
+	client := clientFor(authority, host)
 	defer client.CloseIdleConnections()
 	if !strings.HasPrefix(s.URL(), "https://127.0.0.1:") {
 		t.Errorf("URL %s", s.URL())
@@ -634,6 +618,27 @@ func TestQueryLimit(t *testing.T) {
 	}
 	if busy < 10 {
 		t.Errorf("%d of 30 refused by HTTP", busy)
+	}
+}
+
+// A server that gets its certificate by ACME serves packets and DNS with it.
+func TestACME(t *testing.T) {
+	const host = "discovery.example"
+	authority := webservertest.StartACME(t, host)
+	ready := make(chan struct{})
+	s := run(t, Config{
+		ACME:   &webserver.ACME{Hosts: []string{host}, CacheDir: t.TempDir(), DirectoryURL: authority.Directory()},
+		Logger: slog.New(slog.NewTextHandler(&webservertest.Until{Text: "certificate ready", Done: ready}, nil)),
+	}, func(s *Server) { authority.Target = func() string { return s.Addr().String() } })
+	<-ready
+	client := pkarr.Client{URL: s.URL() + "/pkarr", HTTP: clientFor(authority.Authority, host)}
+	defer client.HTTP.CloseIdleConnections()
+	n := newNode(t)
+	if err := client.Put(t.Context(), n.at(t, time.Now(), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := client.Get(t.Context(), n.id); err != nil || p.Addr().Direct[0].Port() != 1 {
+		t.Errorf("%v, %v", p, err)
 	}
 }
 

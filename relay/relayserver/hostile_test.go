@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nodetun/nodetun/internal/webserver/webservertest"
 	"github.com/nodetun/nodetun/relay"
 )
 
@@ -109,7 +110,7 @@ func (p pipes) Addr() net.Addr { return textAddr("pipes") }
 // Who says nothing, or says it letter by letter, has ten seconds, with TLS and
 // without.
 func TestSlowLoris(t *testing.T) {
-	config := newAuthority(t).config("relay.example")
+	config := webservertest.NewAuthority(t).Config("relay.example")
 	for name, cfg := range map[string]Config{
 		"plain": {Dev: true},
 		"TLS":   {TLS: config, Access: Access{Mode: AccessEveryone}},
@@ -171,7 +172,7 @@ func TestSlowLogin(t *testing.T) {
 			t.Errorf("closed after %v", took)
 		}
 	})
-	config := newAuthority(t).config("relay.example")
+	config := webservertest.NewAuthority(t).Config("relay.example")
 	synctest.Test(t, func(t *testing.T) {
 		conn := served(t, Config{TLS: config, Access: Access{Mode: AccessEveryone}})()
 		defer conn.Close()
