@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -34,6 +35,18 @@ func TestAllows(t *testing.T) {
 		{"tcp/22 icmp", 132, 22, false},
 		{"all", 132, 0, true},
 		{"TCP/443,udp/443", 17, 443, true},
+		{"udp/60000-61000", 17, 59999, false},
+		{"udp/60000-61000", 17, 60000, true},
+		{"udp/60000-61000", 17, 61000, true},
+		{"udp/60000-61000", 17, 61001, false},
+		{"udp/60000-61000", 6, 60500, false},
+		{"tcp/1-65535", 6, 65535, true},
+		{"tcp/10-20 tcp/30-40", 6, 25, false},
+		{"tcp/10-20 tcp/30-40", 6, 40, true},
+		{"ssh", 6, 22, true},
+		{"https mosh", 17, 60001, true},
+		{"DNS", 17, 53, true},
+		{"ping", 58, 0, true},
 	} {
 		if got := parse(t, tc.rules).Allows(tc.proto, tc.port); got != tc.want {
 			t.Errorf("%q allows %d/%d: %v", tc.rules, tc.proto, tc.port, got)
@@ -58,7 +71,7 @@ func TestDefault(t *testing.T) {
 }
 
 func TestParseErrors(t *testing.T) {
-	for _, bad := range []string{"tcp", "tcp/", "tcp/0", "tcp/65536", "tcp/-1", "tcp/x", "sctp/1", "allow", "icmp/8", "tcp/22/23"} {
+	for _, bad := range []string{"tcp", "tcp/", "tcp/0", "tcp/65536", "tcp/-1", "tcp/x", "sctp/1", "allow", "icmp/8", "tcp/22/23", "tcp/20-10", "tcp/1-", "tcp/-5", "tcp/0-5", "tcp/1-65536", "tcp/1-2-3", "gopher", "tcp/ssh"} {
 		if _, err := Parse([]string{bad}); !errors.Is(err, ErrBadRule) {
 			t.Errorf("%q: %v", bad, err)
 		}
@@ -74,9 +87,74 @@ func TestWithAndWithout(t *testing.T) {
 		{base.Without(parse(t, "all")).String(), "nothing"},
 		{parse(t, "all").Without(parse(t, "tcp/22")).String(), "all"},
 		{base.String(), "tcp/22 tcp/80 udp/53 icmp"},
+		{base.With(parse(t, "tcp/20-79")).String(), "tcp/20-79 tcp/80 udp/53 icmp"},
+		{base.With(parse(t, "tcp/20-80 tcp/81")).String(), "tcp/20-80 tcp/81 udp/53 icmp"},
+		{parse(t, "tcp/8000-8100").Without(parse(t, "tcp/8050")).String(), "tcp/8000-8049 tcp/8051-8100"},
+		{parse(t, "tcp/8000-8100").Without(parse(t, "tcp/7000-8000 tcp/8100")).String(), "tcp/8001-8099"},
+		{parse(t, "tcp/8000-8100 tcp/1-65535").String(), "tcp/1-65535"},
+		{parse(t, "tcp/1-65535").Without(parse(t, "tcp/1-65535")).String(), "nothing"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("got %q, want %q", tc.got, tc.want)
+		}
+	}
+}
+
+func TestCovers(t *testing.T) {
+	base := parse(t, "tcp/22 tcp/8000-8100 udp/53")
+	for _, tc := range []struct {
+		asked, which string
+		want         bool
+	}{
+		{"tcp/22", "tcp/22", true},
+		{"tcp/8050", "tcp/8000-8100", true},
+		{"tcp/8050-8100", "tcp/8000-8100", true},
+		{"tcp/8050-8101", "tcp/8000-8100", false},
+		{"dns", "udp/53", false},
+		{"icmp", "nothing", false},
+		{"all", "nothing", false},
+	} {
+		asked := parse(t, tc.asked)
+		if got := base.Covers(asked); got != tc.want {
+			t.Errorf("%s covers %s: %v", base, tc.asked, got)
+		}
+		if got := base.Which(asked).String(); got != tc.which {
+			t.Errorf("%s by %s, want %s", tc.asked, got, tc.which)
+		}
+	}
+	if all := parse(t, "all"); !all.Covers(all) || !all.Covers(base) || all.Which(base).String() != "all" {
+		t.Error("all does not cover all")
+	}
+}
+
+// Sets of ports hold what was put in and not taken out, for random ones.
+func TestSetsOfPorts(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 500 {
+		var r Rules
+		var want [130]bool
+		for range 12 {
+			first := 1 + random.IntN(100)
+			s := span{uint16(first), uint16(first + random.IntN(20))}
+			put := random.IntN(3) > 0
+			if one := (Rules{tcp: ports{s}}); put {
+				r = r.With(one)
+			} else {
+				r = r.Without(one)
+			}
+			for port := s.first; port <= s.last; port++ {
+				want[port] = put
+			}
+		}
+		for port, is := range want {
+			if r.Allows(protoTCP, uint16(port)) != is {
+				t.Fatalf("%s and %d: %v", r, port, !is)
+			}
+		}
+		for i, s := range r.tcp[:max(len(r.tcp)-1, 0)] {
+			if s.last >= r.tcp[i+1].first {
+				t.Fatalf("%s is out of order", r)
+			}
 		}
 	}
 }
