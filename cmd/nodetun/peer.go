@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -80,7 +81,11 @@ func (a *app) peerListCommand() *cobra.Command {
 				if e.Relay != nil {
 					where = strings.TrimSpace(where + " " + *e.Relay)
 				}
-				rows = append(rows, []string{orDash(&e.Name), e.ID.String(), rulesText(e.Rules), orDash(&where)})
+				may := rulesText(e.Rules)
+				for _, g := range e.Grants {
+					may += fmt.Sprintf(" (%s until %s)", strings.Join(g.Rules, " "), localTime(g.Until))
+				}
+				rows = append(rows, []string{orDash(&e.Name), e.ID.String(), may, orDash(&where)})
 			}
 			p.table(rows)
 		})

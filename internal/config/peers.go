@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -27,8 +28,62 @@ type Peer struct {
 	// Addrs and Relay are where the user said that it is; both may be empty.
 	Addrs []netip.AddrPort
 	Relay identity.RelayURL
-	// Rules say what it may reach on this host; none at all means denied.
+	// Rules say what it may reach on this host for good, Grants what besides and for how
+	// long; none in force at all means denied.
+	Rules  rules.Rules
+	Grants []Grant
+}
+
+// Grant is a permission that ends.
+type Grant struct {
 	Rules rules.Rules
+	Until time.Time
+}
+
+// RulesAt returns what the peer may reach at a time.
+func (p Peer) RulesAt(now time.Time) rules.Rules {
+	r := p.Rules
+	for _, g := range p.Grants {
+		if now.Before(g.Until) {
+			r = r.With(g.Rules)
+		}
+	}
+	return r
+}
+
+// Ends returns when the next grant ends that is in force; zero: none is.
+func (p Peer) Ends(now time.Time) (next time.Time) {
+	for _, g := range p.Grants {
+		if now.Before(g.Until) && (next.IsZero() || g.Until.Before(next)) {
+			next = g.Until
+		}
+	}
+	return next
+}
+
+// Grant returns the peer with one more permission until a time. Those that have ended go.
+func (p Peer) Grant(r rules.Rules, until, now time.Time) Peer {
+	p.Grants = slices.DeleteFunc(slices.Clone(p.Grants), func(g Grant) bool { return !now.Before(g.Until) })
+	until = until.UTC().Truncate(time.Second)
+	if at := slices.IndexFunc(p.Grants, func(g Grant) bool { return g.Until.Equal(until) }); at >= 0 {
+		p.Grants[at].Rules = p.Grants[at].Rules.With(r)
+	} else {
+		p.Grants = append(p.Grants, Grant{r, until})
+	}
+	return p
+}
+
+// Without returns the peer with rules taken away, for good and for a while.
+func (p Peer) Without(r rules.Rules) Peer {
+	p.Rules = p.Rules.Without(r)
+	var grants []Grant
+	for _, g := range p.Grants {
+		if g.Rules = g.Rules.Without(r); !g.Rules.Empty() {
+			grants = append(grants, g)
+		}
+	}
+	p.Grants = grants
+	return p
 }
 
 // Label is how people know the peer: its petname, else its short NodeID.
@@ -188,10 +243,10 @@ func (p *Peer) set(key string, value any) (err error) {
 	switch key {
 	case "id", "name", "relay":
 		word, err = asText(value)
-	case "addrs", "allow":
+	case "addrs", "allow", "allow_until":
 		list, err = asList(value)
 	default:
-		err = errUnknownKey(key, []string{"id", "name", "addrs", "relay", "allow"})
+		err = errUnknownKey(key, []string{"id", "name", "addrs", "relay", "allow", "allow_until"})
 	}
 	if err != nil {
 		return err
@@ -211,8 +266,32 @@ func (p *Peer) set(key string, value any) (err error) {
 		p.Addrs, err = parseAddrs(list)
 	case "allow":
 		p.Rules, err = rules.Parse(list)
+	case "allow_until":
+		p.Grants, err = parseGrants(list)
 	}
 	return err
+}
+
+// MaxGrants bounds the grants of one peer.
+const MaxGrants = 64
+
+// parseGrants reads "2026-12-31T12:00:00Z tcp/22 icmp".
+func parseGrants(list []string) (grants []Grant, err error) {
+	if len(list) > MaxGrants {
+		return nil, fmt.Errorf("has more than %d entries", MaxGrants)
+	}
+	for _, text := range list {
+		when, what, _ := strings.Cut(strings.TrimSpace(text), " ")
+		g := Grant{}
+		if g.Until, err = time.Parse(time.RFC3339, when); err != nil {
+			return nil, fmt.Errorf("%q does not begin with a time (write 2026-12-31T12:00:00Z tcp/22)", text)
+		}
+		if g.Rules, err = rules.Parse([]string{what}); err != nil {
+			return nil, err
+		}
+		grants = append(grants, g)
+	}
+	return grants, nil
 }
 
 // MaxAddrs bounds the addresses of one peer, as S9 does.
@@ -277,6 +356,7 @@ type peerEntry struct {
 	Addrs []string `toml:"addrs,omitempty"`
 	Relay string   `toml:"relay,omitempty"`
 	Allow []string `toml:"allow"`
+	Until []string `toml:"allow_until,omitempty"`
 }
 
 func encodePeers(peers []Peer) ([]byte, error) {
@@ -288,6 +368,9 @@ func encodePeers(peers []Peer) ([]byte, error) {
 		entry := peerEntry{ID: p.ID.String(), Name: p.Name, Relay: p.Relay.String(), Allow: p.Rules.Strings()}
 		for _, addr := range p.Addrs {
 			entry.Addrs = append(entry.Addrs, addr.String())
+		}
+		for _, g := range p.Grants {
+			entry.Until = append(entry.Until, g.Until.UTC().Format(time.RFC3339)+" "+g.Rules.String())
 		}
 		file.Peer = append(file.Peer, entry)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/rules"
@@ -43,6 +44,10 @@ func TestPeersRoundTrip(t *testing.T) {
 		{ID: newID(t), Name: "nas", Relay: relay, Rules: parseRules(t, "tcp/22 udp/53 icmp")},
 		{ID: newID(t), Rules: rules.Rules{}},
 		{ID: newID(t), Name: "all", Rules: parseRules(t, "all")},
+		{ID: newID(t), Name: "for a while", Grants: []Grant{
+			{parseRules(t, "tcp/5432 udp/60000-61000"), time.Date(2026, 12, 31, 12, 0, 0, 0, time.UTC)},
+			{parseRules(t, "icmp"), time.Date(2027, 1, 31, 12, 0, 0, 0, time.UTC)},
+		}},
 	}
 	want[0].Addrs = append(want[0].Addrs, addr)
 	dir := t.TempDir()
@@ -55,6 +60,39 @@ func TestPeersRoundTrip(t *testing.T) {
 	}
 	if !got[1].Rules.Empty() {
 		t.Error("a denied peer came back with rules")
+	}
+}
+
+// A permission ends at its time, and one that is taken away is gone in every form.
+func TestGrants(t *testing.T) {
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	p := Peer{Rules: parseRules(t, "icmp")}
+	p = p.Grant(parseRules(t, "tcp/22"), now.Add(time.Hour), now)
+	p = p.Grant(parseRules(t, "tcp/80"), now.Add(2*time.Hour), now)
+	p = p.Grant(parseRules(t, "tcp/443"), now.Add(2*time.Hour), now)
+	for _, tc := range []struct {
+		at    time.Duration
+		rules string
+		ends  time.Duration
+	}{
+		{0, "tcp/22 tcp/80 tcp/443 icmp", time.Hour},
+		{time.Hour - 1, "tcp/22 tcp/80 tcp/443 icmp", time.Hour},
+		{time.Hour, "tcp/80 tcp/443 icmp", 2 * time.Hour},
+		{2 * time.Hour, "icmp", -1},
+	} {
+		at := now.Add(tc.at)
+		if got := p.RulesAt(at).String(); got != tc.rules {
+			t.Errorf("after %v: %s, want %s", tc.at, got, tc.rules)
+		}
+		if got := p.Ends(at); tc.ends >= 0 && !got.Equal(now.Add(tc.ends)) || tc.ends < 0 && !got.IsZero() {
+			t.Errorf("after %v it ends at %v", tc.at, got)
+		}
+	}
+	if less := p.Without(parseRules(t, "tcp/22 tcp/443 icmp")); less.RulesAt(now).String() != "tcp/80" || len(less.Grants) != 1 {
+		t.Errorf("%+v", less)
+	}
+	if later := p.Grant(parseRules(t, "udp/53"), now.Add(3*time.Hour), now.Add(time.Hour)); len(later.Grants) != 2 {
+		t.Errorf("what has ended stays: %+v", later.Grants)
 	}
 }
 
@@ -97,6 +135,8 @@ func TestPeersBroken(t *testing.T) {
 		{"second entry", "[[peer]]\nid = \"" + id + "\"\n\n[[peer]]\nid = \"x\"\n", ":5: id: "},
 		{"twice", "[[peer]]\nid = \"" + id + "\"\n[[peer]]\nid = \"" + strings.ToUpper(id) + "\"\n", ":4: id: " + id + " is there twice"},
 		{"rule", "[[peer]]\nid = \"" + id + "\"\nallow = [\"tcp/99999\"]\n", ":3: allow: "},
+		{"end of a rule", "[[peer]]\nid = \"" + id + "\"\nallow_until = [\"tomorrow tcp/22\"]\n", ":3: allow_until: \"tomorrow tcp/22\" does not begin with a time"},
+		{"rule that ends", "[[peer]]\nid = \"" + id + "\"\nallow_until = [\"2026-12-31T12:00:00Z tcp/0\"]\n", ":3: allow_until: "},
 		{"address", "[[peer]]\nid = \"" + id + "\"\naddrs = [\"192.0.2.7\"]\n", ":3: addrs: \"192.0.2.7\" is no ip:port"},
 		{"relay", "[[peer]]\nid = \"" + id + "\"\nrelay = \"r.example\"\n", ":3: relay: "},
 		{"unknown key", "[[peer]]\nid = \"" + id + "\"\nnmae = \"x\"\n", ":3: nmae: unknown key (did you mean name?)"},

@@ -98,14 +98,16 @@ func (d *Daemon) Check(_ context.Context, asked, rule string) (localapi.Check, e
 func checkRule(p config.Peer, asked string) (localapi.Check, error) {
 	wanted, err := rules.Parse([]string{asked})
 	if err != nil || len(wanted.Strings()) != 1 {
-		return localapi.Check{}, localapi.Wrap(localapi.KindBadRequest, fmt.Errorf("%q is not one rule (such as tcp/22, udp/53, icmp, all)", identity.Clean(asked, 40)))
+		return localapi.Check{}, localapi.Wrap(localapi.KindBadRequest, fmt.Errorf("%q is not one rule (such as tcp/22, udp/60000-61000, icmp, all)", identity.Clean(asked, 40)))
 	}
 	check := localapi.Check{Peer: p.Label(), ID: p.ID, Asked: wanted.String()}
-	switch {
-	case p.Rules.All():
-		check.Allowed, check.Rule = true, "all"
-	case wanted.Without(p.Rules).Empty():
-		check.Allowed, check.Rule = true, wanted.String()
+	if r := p.RulesAt(time.Now()); r.Covers(wanted) {
+		check.Allowed, check.Rule = true, r.Which(wanted).String()
+	}
+	for _, g := range p.Grants {
+		if check.Allowed && !p.Rules.Covers(wanted) && g.Rules.Covers(wanted) && (check.Until == nil || g.Until.After(*check.Until)) {
+			check.Until = pointer(g.Until)
+		}
 	}
 	return check, nil
 }

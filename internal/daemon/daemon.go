@@ -81,6 +81,8 @@ type Daemon struct {
 	signed atomic.Uint64
 	// ticketKick says that the ticket may be another one.
 	ticketKick chan struct{}
+	// grantsKick says that permissions may end at another time.
+	grantsKick chan struct{}
 
 	selfCheck   sync.Mutex // held during a check of the tunnel, guards selfChecked
 	selfChecked time.Time  // when the last one ended
@@ -116,7 +118,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Daemon{cfg: cfg, proxies: proxies.New(cfg.Settings.Proxy), log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1), ticketKick: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
+	d := &Daemon{cfg: cfg, proxies: proxies.New(cfg.Settings.Proxy), log: cfg.Logger, began: time.Now(), extra: slices.Clone(cfg.Peers), changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1), ticketKick: make(chan struct{}, 1), grantsKick: make(chan struct{}, 1), hup: make(chan os.Signal, 1)}
 	// From the start: a SIGHUP that nobody waits for ends the process.
 	signal.Notify(d.hup, syscall.SIGHUP)
 	defer signal.Stop(d.hup)
@@ -179,6 +181,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	group.Go(func() error { return d.saveAddresses(ctx) })
 	group.Go(func() error { return d.watchTunnel(ctx) })
 	group.Go(func() error { return d.publish(ctx) })
+	group.Go(func() error { return d.endGrants(ctx) })
 	group.Go(func() error { return d.reloadOnSignal(ctx) })
 
 	d.change.Lock()

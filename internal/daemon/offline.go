@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/identity"
@@ -54,7 +55,12 @@ func (o *Offline) openWith(key *identity.SecretKey, err error) (*store, error) {
 
 // entryOf words what the file says of a peer.
 func entryOf(p config.Peer) localapi.PeerEntry {
-	e := localapi.PeerEntry{ID: p.ID, Name: p.Name, IPv6: routing.OverlayV6(p.ID).String(), Addrs: []string{}, Rules: p.Rules.Strings()}
+	e := localapi.PeerEntry{ID: p.ID, Name: p.Name, IPv6: routing.OverlayV6(p.ID).String(), Addrs: []string{}, Rules: p.RulesAt(time.Now()).Strings(), Grants: []localapi.Grant{}}
+	for _, g := range p.Grants {
+		if time.Now().Before(g.Until) {
+			e.Grants = append(e.Grants, localapi.Grant{Rules: g.Rules.Strings(), Until: g.Until})
+		}
+	}
 	for _, addr := range p.Addrs {
 		e.Addrs = append(e.Addrs, addr.String())
 	}

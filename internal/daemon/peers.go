@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
@@ -17,6 +19,7 @@ func (d *Daemon) applyPeers(list []config.Peer) {
 	d.mu.Lock()
 	old, extra := d.peers, d.extra
 	d.mu.Unlock()
+	now := time.Now()
 	var peers []config.Peer
 	var entries []engine.Peer
 	var health []localapi.Health
@@ -30,7 +33,7 @@ func (d *Daemon) applyPeers(list []config.Peer) {
 			continue
 		}
 		peers = append(peers, p)
-		entries = append(entries, engine.Peer{ID: p.ID, Name: p.Name, Rules: p.Rules, Addr: addrOf(p)})
+		entries = append(entries, engine.Peer{ID: p.ID, Name: p.Name, Rules: p.RulesAt(now), Until: p.Ends(now), Addr: addrOf(p)})
 	}
 	d.remind(peers)
 	d.engine.SetPeers(entries)
@@ -45,6 +48,41 @@ func (d *Daemon) applyPeers(list []config.Peer) {
 	d.peers, d.peerHealth = peers, health
 	d.mu.Unlock()
 	d.addressesChanged()
+	select {
+	case d.grantsKick <- struct{}{}:
+	default:
+	}
+}
+
+// grantsCheck is how often the clock is looked at, which may be set.
+const grantsCheck = time.Minute
+
+// endGrants takes permissions back when they end.
+func (d *Daemon) endGrants(ctx context.Context) error {
+	applied := time.Now()
+	for {
+		wait := grantsCheck
+		for _, p := range d.allPeers() {
+			if end := p.Ends(applied); !end.IsZero() {
+				wait = min(wait, max(time.Until(end), 0))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.grantsKick:
+			applied = time.Now()
+		case <-time.After(wait):
+			now := time.Now()
+			d.change.Lock()
+			if peers := d.allPeers(); slices.ContainsFunc(peers, func(p config.Peer) bool { end := p.Ends(applied); return !end.IsZero() && !now.Before(end) }) {
+				d.log.Info("permissions have ended")
+				d.applyPeers(peers)
+			}
+			d.change.Unlock()
+			applied = now
+		}
+	}
 }
 
 // applyNames replaces the petnames of old by those of peers. All that change

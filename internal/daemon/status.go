@@ -98,7 +98,7 @@ func (d *Daemon) peerRow(state engine.PeerState, p config.Peer) localapi.Peer {
 	row := localapi.Peer{
 		ID: state.ID, Name: p.Name, FQDN: d.names.FQDN(state.ID), IPv6: entry.V6.String(), IPv4: text(entry.V4),
 		State: string(state.State), Path: state.Path, RxBytes: state.Rx, TxBytes: state.Tx, Flows: state.Flows,
-		Rules: p.Rules.Strings(), ProposedName: state.TheirName, TheirRules: state.TheirRules, OnDemand: state.OnDemand,
+		Rules: p.RulesAt(time.Now()).Strings(), ProposedName: state.TheirName, TheirRules: state.TheirRules, OnDemand: state.OnDemand,
 	}
 	if row.TheirRules == nil {
 		row.TheirRules = []string{}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/identity"
@@ -203,8 +204,12 @@ func (s *store) change(text string, edit peerEdit) (config.Peer, error) {
 
 func removePeer(*config.Peer) (bool, error) { return true, nil }
 
-// allow adds rules; none named means the default ones.
+// allow adds rules, for good or until a time; none named means the default ones.
 func (s *store) allow(r localapi.RulesRequest) (config.Peer, error) {
+	now := time.Now()
+	if r.Until != nil && !r.Until.After(now) {
+		return config.Peer{}, localapi.Wrap(localapi.KindBadRequest, fmt.Errorf("%s is over", r.Until.Format(time.RFC3339)))
+	}
 	return s.change(r.Peer, func(p *config.Peer) (bool, error) {
 		more := rules.Default()
 		if len(r.Rules) > 0 {
@@ -213,7 +218,13 @@ func (s *store) allow(r localapi.RulesRequest) (config.Peer, error) {
 				return false, localapi.Wrap(localapi.KindBadRequest, err)
 			}
 		}
-		p.Rules = p.Rules.With(more)
+		if r.Until == nil {
+			p.Rules = p.Rules.With(more)
+			return false, nil
+		}
+		if *p = p.Grant(more, *r.Until, now); len(p.Grants) > config.MaxGrants {
+			return false, localapi.Wrap(localapi.KindConflict, fmt.Errorf("%s has %d grants already", p.Label(), config.MaxGrants))
+		}
 		return false, nil
 	})
 }
@@ -228,11 +239,11 @@ func takeRules(r localapi.RulesRequest) peerEdit {
 		if len(r.Rules) == 0 {
 			less, _ = rules.Parse([]string{"all"})
 		}
-		if p.Rules.All() && !less.All() {
+		if p.RulesAt(time.Now()).All() && !less.All() {
 			return false, localapi.Wrap(localapi.KindBadRequest,
 				fmt.Errorf("%s may do everything, of which single rules cannot be taken: deny all, then allow what it may", p.Label()))
 		}
-		p.Rules = p.Rules.Without(less)
+		*p = p.Without(less)
 		return false, nil
 	}
 }

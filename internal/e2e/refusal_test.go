@@ -71,6 +71,41 @@ func TestNetnsDenied(t *testing.T) {
 	})
 }
 
+// A permission that ends is taken back at its time, from what runs too, and though nobody
+// can read the file any more (S16).
+func TestNetnsGrantEnds(t *testing.T) {
+	const lasts = 4 * time.Second
+	a, b := pair(t, "--relay", "none")
+	a.AwaitPath(t, 5*time.Second, "direct")
+	_, key := b.Sshd(t)
+	b.Nodetun(t, "deny", "alice")
+	b.Nodetun(t, "allow", "alice", "icmp")
+	began := time.Now()
+	out := b.Nodetun(t, "allow", "alice", "ssh", "--until", lasts.String())
+	if !strings.Contains(out, "alice may reach here: tcp/22 icmp") || !strings.Contains(out, "until 20") {
+		t.Errorf("allow says %q", out)
+	}
+	if out := b.Nodetun(t, "check", "alice", "ssh"); !strings.Contains(out, "yes, by the rule tcp/22") || !strings.Contains(out, "until 20") {
+		t.Errorf("check says %q", out)
+	}
+	shell := a.SSHSession(t, key, "bob.node.internal", 100*time.Millisecond)
+	if err := os.WriteFile(filepath.Join(b.Dir, "state", "peers.toml"), []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-shell.Ended:
+	case <-time.After(lasts + nstest.Slack*5*time.Second):
+		t.Error("the ssh session goes on")
+	}
+	if took := time.Since(began); took < lasts-time.Second || took > lasts+nstest.Slack*time.Second {
+		t.Errorf("it ended after %v", took)
+	}
+	if out, code := b.Try(t, "check", "alice", "ssh"); code != 6 {
+		t.Errorf("check says %q, exit %d", out, code)
+	}
+	pings(t, a, "bob.node.internal")
+}
+
 // Another node answers at the address: never connected, and said so.
 func TestNetnsWrongNodeID(t *testing.T) {
 	a, b, other := hosttest.New(t, "a"), hosttest.New(t, "b"), hosttest.New(t, "other")

@@ -226,7 +226,7 @@ func (p *peer) adopt(s *session) {
 	p.mu.Unlock()
 
 	p.saw(time.Now())
-	s.tellRules(p.access.Load().rules)
+	s.tellRules(p.access.Load())
 	s.send(wire.TypeFacts, p.engine.facts())
 	p.flushWaiting(winner)
 	switch {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
@@ -57,6 +58,8 @@ type Peer struct {
 	// Rules say what the peer may reach on this host. None at all: the peer is
 	// denied, its connections are refused with code 5.
 	Rules rules.Rules
+	// Until is when they change next by themselves, for the peer to know; zero: never.
+	Until time.Time
 	// Addr holds what is known of where it is; its ID is ignored.
 	Addr identity.NodeAddr
 }

@@ -17,6 +17,7 @@ import (
 // access is what a peer may do here. It is never changed, only replaced.
 type access struct {
 	rules rules.Rules
+	until time.Time // of the rules, zero for good
 	// generation grows with every change of the rules (S16).
 	generation uint64
 	// denied: no connection with this peer, in either direction.
@@ -91,10 +92,14 @@ func (p *peer) configure(entry Peer) {
 		}
 	}
 	old := p.access.Load()
-	if slices.Equal(old.rules.Strings(), entry.Rules.Strings()) && old.generation > 0 {
+	same := slices.Equal(old.rules.Strings(), entry.Rules.Strings()) && old.generation > 0
+	if same && old.until.Equal(entry.Until) {
 		return
 	}
-	next := &access{rules: entry.Rules, generation: old.generation + 1, denied: entry.Rules.Empty()}
+	next := &access{rules: entry.Rules, until: entry.Until, generation: old.generation + 1, denied: entry.Rules.Empty()}
+	if same {
+		next.generation = old.generation
+	}
 	p.access.Store(next)
 	if next.denied {
 		p.shutdown(wire.CloseDenied, "denied")
@@ -102,7 +107,7 @@ func (p *peer) configure(entry Peer) {
 	}
 	p.judgeFlows(next)
 	for _, s := range p.live() {
-		s.tellRules(next.rules)
+		s.tellRules(next)
 	}
 }
 

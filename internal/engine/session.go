@@ -13,7 +13,6 @@ import (
 
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
-	"github.com/nodetun/nodetun/internal/rules"
 	"github.com/nodetun/nodetun/internal/wire"
 )
 
@@ -230,7 +229,13 @@ func (s *session) send(t wire.MessageType, v any) {
 }
 
 // tellRules sends what the peer may do here.
-func (s *session) tellRules(r rules.Rules) { s.send(wire.TypeRules, wire.Rules{Rules: r.Strings()}) }
+func (s *session) tellRules(a *access) {
+	r := wire.Rules{Rules: a.rules.Strings()}
+	if !a.until.IsZero() {
+		r.Until = a.until.UTC().Format(time.RFC3339)
+	}
+	s.send(wire.TypeRules, r)
+}
 
 func (s *session) writeMessages(ctx context.Context) {
 	for {

@@ -195,8 +195,10 @@ type Check struct {
 	ID      identity.NodeID `json:"id"`
 	Asked   string          `json:"asked"`
 	Allowed bool            `json:"allowed"`
-	// Rule is the one that allows it, empty for none.
-	Rule string `json:"rule"`
+	// Rule is the one that allows it, or those that do so together, empty for none;
+	// Until is when that ends, null for never.
+	Rule  string     `json:"rule"`
+	Until *time.Time `json:"until"`
 }
 
 // PingRequest asks for one round trip.
@@ -300,8 +302,16 @@ type PeerEntry struct {
 	IPv4  *string         `json:"ipv4"`
 	Addrs []string        `json:"addrs"`
 	Relay *string         `json:"relay"`
-	// Rules are what it may reach here; none at all is denied.
-	Rules []string `json:"rules"`
+	// Rules are what it may reach here now; none at all is denied. Grants are those of
+	// them that end.
+	Rules  []string `json:"rules"`
+	Grants []Grant  `json:"grants"`
+}
+
+// Grant is what a peer may reach until a time.
+type Grant struct {
+	Rules []string  `json:"rules"`
+	Until time.Time `json:"until"`
 }
 
 // Label is how people know the peer.
@@ -336,4 +346,6 @@ type AddResult struct {
 type RulesRequest struct {
 	Peer  string   `json:"peer"`
 	Rules []string `json:"rules,omitempty"`
+	// Until is when what is allowed ends; nil: never.
+	Until *time.Time `json:"until,omitempty"`
 }
