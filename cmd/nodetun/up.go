@@ -192,7 +192,8 @@ func showReady(p *printer, s localapi.Status, ticket localapi.Ticket) {
 	if s.Self.DNS == "file" {
 		p.linef("names in %s resolve: /etc/resolv.conf asks this node first (to leave the file alone: --dns none)", s.Self.Zone)
 	}
-	p.linef("to be reached from another machine, add its id here and run there:")
+	p.linef("to let another machine in, make a line for it: sudo nodetun invite")
+	p.linef("or add its id here (sudo nodetun peer add <id>) and run there:")
 	showTicket(p, ticket)
 	for _, h := range s.Health {
 		p.linef("%s: %s", h.Level, h.Text)

@@ -22,6 +22,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/engine"
+	"github.com/nodetun/nodetun/internal/invites"
 	"github.com/nodetun/nodetun/internal/localapi"
 	"github.com/nodetun/nodetun/internal/metrics"
 	"github.com/nodetun/nodetun/internal/proxies"
@@ -81,6 +82,8 @@ type Daemon struct {
 	signed atomic.Uint64
 	// ticketKick says that the ticket may be another one.
 	ticketKick chan struct{}
+	invites    *invites.Book
+	guests     *guests
 	// grantsKick says that permissions may end at another time.
 	grantsKick chan struct{}
 
@@ -131,6 +134,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		d.openControl,
 		d.cleanLeftovers,
 		d.readFiles,
+		d.openInvites,
 		d.openTable,
 		d.openDiscovery,
 		d.openEndpoint,

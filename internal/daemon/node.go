@@ -89,7 +89,7 @@ func (d *Daemon) netInfoChanged() {
 // admit asks the engine, once there is one, whether a node may be answered (S6).
 func (d *Daemon) admit(id identity.NodeID) bool {
 	e := d.admits.Load()
-	return e != nil && e.Admit(id)
+	return e != nil && (e.Admit(id) || d.guests.admit(id))
 }
 
 // paired asks the engine, once there is one, whether a node is a peer.
@@ -134,7 +134,7 @@ func binds(s *config.Settings) (v4, v6 netip.AddrPort) {
 // openEngine makes what carries the packets.
 func (d *Daemon) openEngine(context.Context) (err error) {
 	name, _ := d.names.NameOf(d.key.NodeID())
-	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), Version: d.cfg.Version, Name: name, Logger: d.log}
+	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), Invites: invited{d}, Version: d.cfg.Version, Name: name, Logger: d.log}
 	rand.Read(cfg.Instance[:])
 	if d.engine, err = engine.New(cfg); err != nil {
 		return err

@@ -229,6 +229,16 @@ func (o *Offline) Netcheck(ctx context.Context, progress func(string)) (localapi
 	return out, errors.Join(err, <-done)
 }
 
+// Invite implements localapi.Backend.
+func (o *Offline) Invite(context.Context, localapi.InviteRequest) (localapi.Invite, error) {
+	return localapi.Invite{}, localapi.ErrNotRunning
+}
+
+// Join implements localapi.Backend.
+func (o *Offline) Join(context.Context, localapi.JoinRequest, func(string)) (localapi.JoinResult, error) {
+	return localapi.JoinResult{}, localapi.ErrNotRunning
+}
+
 // Reload implements localapi.Backend.
 func (o *Offline) Reload(context.Context) error { return localapi.ErrNotRunning }
 

@@ -48,7 +48,7 @@ func (d *Daemon) openState(context.Context) error {
 		return err
 	}
 	d.undo.add(func() error { unlock(); return nil })
-	atomicfile.RemoveTemporaries(d.cfg.StateDir, leftover, keyFile, saltFile, stateFile, addressesFile, "peers.toml")
+	atomicfile.RemoveTemporaries(d.cfg.StateDir, leftover, keyFile, saltFile, stateFile, addressesFile, invitesFile, "peers.toml")
 	if err := atomicfile.Writable(d.cfg.StateDir); err != nil {
 		d.troubles.set(aboutState, "nothing can be saved: "+oneLine(err), "what changes from now on is lost at the next start")
 	}

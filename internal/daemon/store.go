@@ -147,6 +147,24 @@ func (s *store) checkName(list []config.Peer, p config.Peer) error {
 	return nil
 }
 
+// nameIsFree refuses a petname that a new peer could not have; none is fine.
+func (s *store) nameIsFree(name string) error {
+	list, err := s.file.Load()
+	if err != nil {
+		return err
+	}
+	return s.checkName(list, config.Peer{Name: name})
+}
+
+// offered returns a name that another node proposes for itself if it can be had, else none
+// (S21).
+func (s *store) offered(name string) string {
+	if name = strings.ToLower(name); s.nameIsFree(name) != nil {
+		return ""
+	}
+	return name
+}
+
 // checkAddress refuses a second peer with the overlay address of another.
 func checkAddress(list []config.Peer, id identity.NodeID) error {
 	for _, other := range list {

@@ -21,6 +21,7 @@ const (
 	aboutSaving    = "saving"
 	aboutState     = "state directory"
 	aboutAddresses = addressesFile
+	aboutInvites   = invitesFile
 	aboutSalt      = saltFile
 )
 

@@ -149,6 +149,9 @@ func (e *Engine) accept(conn *endpoint.Connection) {
 	case conn.ALPN() != wire.ALPN:
 		conn.Close(uint64(wire.CloseProtocol), "unknown protocol")
 		return
+	case (p == nil || p.access.Load().onDemand) && e.cfg.Invites != nil && e.cfg.Invites.Invited(conn.RemoteNodeID()):
+		e.takeJoin(conn)
+		return
 	case p == nil || p.access.Load().onDemand:
 		conn.Close(uint64(wire.CloseNotAuthorised), "not authorised")
 		return

@@ -42,6 +42,8 @@ type Config struct {
 	MTU int
 	// OnDemand says what may dial nodes that are no peers.
 	OnDemand OnDemand
+	// Invites takes nodes that are no peers; nil: nobody does.
+	Invites Invites
 	// Version and Name are told to peers in the hello. Both may be empty.
 	Version, Name string
 	// Instance tells one start of this node from another: 16 random bytes.

@@ -40,6 +40,7 @@ var layers = map[string][]string{
 	"internal/webserver":     {"internal/plaintext", "internal/ratelimit"},
 	"internal/procstat":      {},
 	"internal/ratelimit":     {},
+	"internal/invites":       {"identity", "internal/atomicfile", "internal/ratelimit"},
 
 	"magicsock/disco":           {"identity"},
 	"relay":                     {"identity"},
@@ -73,7 +74,7 @@ var layers = map[string][]string{
 	"internal/localapi": {"identity", "magicsock/netcheck"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "magicsock/udpconn", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "relay",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "internal/invites", "relay",
 	},
 
 	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},

@@ -189,22 +189,37 @@ func (c *Client) Hosts(ctx context.Context) ([]HostUse, error) {
 
 // Netcheck implements Backend.
 func (c *Client) Netcheck(ctx context.Context, progress func(string)) (Netcheck, error) {
-	resp, err := c.open(ctx, http.MethodGet, "/v1/netcheck", nil)
+	return follow[Netcheck](ctx, c, http.MethodGet, "/v1/netcheck", nil, progress)
+}
+
+// Invite implements Backend.
+func (c *Client) Invite(ctx context.Context, r InviteRequest) (Invite, error) {
+	return post[Invite](ctx, c, "/v1/invite", r)
+}
+
+// Join implements Backend.
+func (c *Client) Join(ctx context.Context, r JoinRequest, progress func(string)) (JoinResult, error) {
+	return follow[JoinResult](ctx, c, http.MethodPost, "/v1/join", r, progress)
+}
+
+// follow asks what is answered step by step.
+func follow[Out any](ctx context.Context, c *Client, method, path string, in any, progress func(string)) (out Out, err error) {
+	resp, err := c.open(ctx, method, path, in)
 	if err != nil {
-		return Netcheck{}, err
+		return out, err
 	}
 	defer resp.Body.Close()
 	lines := json.NewDecoder(io.LimitReader(resp.Body, maxBody))
 	for {
-		var line netcheckLine
+		var line streamLine[Out]
 		if err := lines.Decode(&line); err != nil {
-			return Netcheck{}, fmt.Errorf("the node broke off: %w", err)
+			return out, fmt.Errorf("the node broke off: %w", err)
 		}
 		switch {
 		case line.Error != nil:
-			return Netcheck{}, &Error{Kind: line.Error.Kind, Text: line.Error.Text}
-		case line.Netcheck != nil:
-			return *line.Netcheck, nil
+			return out, &Error{Kind: line.Error.Kind, Text: line.Error.Text}
+		case line.Result != nil:
+			return *line.Result, nil
 		case progress != nil && line.Step != "":
 			progress(line.Step)
 		}

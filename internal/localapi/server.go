@@ -115,7 +115,17 @@ func (s *Server) routes() http.Handler {
 	read("GET /v1/why", func(r *http.Request) (any, error) { return b.Why(r.Context(), r.FormValue("peer")) })
 	read("GET /v1/lookup", func(r *http.Request) (any, error) { return b.Lookup(r.Context(), r.FormValue("node")) })
 	read("GET /v1/hosts", func(r *http.Request) (any, error) { return b.Hosts(r.Context()) })
-	mux.Handle("GET /v1/netcheck", s.allowed(accessRead, s.netcheck))
+	mux.Handle("GET /v1/netcheck", s.allowed(accessRead, stream(s, func(r *http.Request, progress func(string)) (Netcheck, error) {
+		return b.Netcheck(r.Context(), progress)
+	})))
+	trust("POST /v1/invite", with(b.Invite))
+	mux.Handle("POST /v1/join", s.allowed(accessAll, stream(s, func(r *http.Request, progress func(string)) (JoinResult, error) {
+		in, err := body[JoinRequest](r)
+		if err != nil {
+			return JoinResult{}, err
+		}
+		return b.Join(r.Context(), in, progress)
+	})))
 	trust("POST /v1/peers", with(b.AddPeer))
 	trust("POST /v1/allow", with(b.Allow))
 	trust("POST /v1/deny", with(b.Deny))
@@ -128,14 +138,22 @@ func (s *Server) routes() http.Handler {
 // with reads the body of a request for f.
 func with[In, Out any](f func(context.Context, In) (Out, error)) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
-		var in In
-		decoder := json.NewDecoder(r.Body)
-		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&in); err != nil {
-			return nil, Wrap(KindBadRequest, err)
+		in, err := body[In](r)
+		if err != nil {
+			return nil, err
 		}
 		return f(r.Context(), in)
 	}
+}
+
+// body reads what a request holds.
+func body[In any](r *http.Request) (in In, err error) {
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&in); err != nil {
+		return in, Wrap(KindBadRequest, err)
+	}
+	return in, nil
 }
 
 // handler answers one kind of question to those who may ask it.
@@ -177,39 +195,41 @@ func readBody(w http.ResponseWriter, r *http.Request) error {
 	if err := limit.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
 		return err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		return err
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.Body = io.NopCloser(bytes.NewReader(data))
 	return limit.SetReadDeadline(time.Time{})
 }
 
-// netcheck answers with one line for each step and one with the outcome.
-func (s *Server) netcheck(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/jsonl")
-	var mu sync.Mutex // steps come from several goroutines
-	lines := json.NewEncoder(w)
-	send := func(line netcheckLine) {
-		mu.Lock()
-		defer mu.Unlock()
-		if err := lines.Encode(line); err == nil {
-			_ = http.NewResponseController(w).Flush()
+// stream answers with one line for each step and one with the outcome.
+func stream[Out any](s *Server, f func(r *http.Request, progress func(string)) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/jsonl")
+		var mu sync.Mutex // steps come from several goroutines
+		lines := json.NewEncoder(w)
+		send := func(line streamLine[Out]) {
+			mu.Lock()
+			defer mu.Unlock()
+			if err := lines.Encode(line); err == nil {
+				_ = http.NewResponseController(w).Flush()
+			}
 		}
+		out, err := f(r, func(step string) { send(streamLine[Out]{Step: step}) })
+		if err != nil {
+			send(streamLine[Out]{Error: &wireError{KindOf(err), err.Error()}})
+			return
+		}
+		send(streamLine[Out]{Result: &out})
 	}
-	out, err := s.cfg.Backend.Netcheck(r.Context(), func(step string) { send(netcheckLine{Step: step}) })
-	if err != nil {
-		send(netcheckLine{Error: &wireError{KindOf(err), err.Error()}})
-		return
-	}
-	send(netcheckLine{Netcheck: &out})
 }
 
-// netcheckLine is one line of the answer: exactly one field is set.
-type netcheckLine struct {
-	Step     string     `json:"step,omitempty"`
-	Netcheck *Netcheck  `json:"netcheck,omitempty"`
-	Error    *wireError `json:"error,omitempty"`
+// streamLine is one line of such an answer: exactly one field is set.
+type streamLine[Out any] struct {
+	Step   string     `json:"step,omitempty"`
+	Result *Out       `json:"result,omitempty"`
+	Error  *wireError `json:"error,omitempty"`
 }
 
 func (s *Server) answer(w http.ResponseWriter, status int, v any) {

@@ -37,6 +37,10 @@ type Backend interface {
 	Forget(ctx context.Context, peer string) (PeerEntry, error)
 	Allow(context.Context, RulesRequest) (PeerEntry, error)
 	Deny(context.Context, RulesRequest) (PeerEntry, error)
+	// Invite makes an invite; Join uses one that another node made. progress, which may be
+	// nil, is told each step.
+	Invite(context.Context, InviteRequest) (Invite, error)
+	Join(ctx context.Context, r JoinRequest, progress func(string)) (JoinResult, error)
 	// Reload reads settings and peers again.
 	Reload(context.Context) error
 	// Down asks the node to end; it returns before that.
@@ -340,6 +344,41 @@ type AddResult struct {
 	Added bool `json:"added"`
 	// Self is this node, which the other side must add too.
 	Self identity.NodeID `json:"self"`
+}
+
+// InviteRequest makes an invite.
+type InviteRequest struct {
+	// Name is the petname that who joins gets here, empty for what it proposes; Allow are
+	// its rules, nil for the default.
+	Name  string   `json:"name,omitempty"`
+	Allow []string `json:"allow,omitempty"`
+	// ForS is how long it lasts, in seconds; 0 is an hour.
+	ForS int64 `json:"for_s,omitempty"`
+}
+
+// Invite is one that was made.
+type Invite struct {
+	// Invite is its text, which holds a secret.
+	Invite string          `json:"invite"`
+	ID     identity.NodeID `json:"id"`
+	Until  time.Time       `json:"until"`
+	Rules  []string        `json:"rules"`
+}
+
+// JoinRequest uses an invite.
+type JoinRequest struct {
+	Invite string `json:"invite"`
+	// Name is the petname that the node gets here, empty for what it proposes; Allow are
+	// its rules, nil for the default.
+	Name  string   `json:"name,omitempty"`
+	Allow []string `json:"allow,omitempty"`
+}
+
+// JoinResult says whose peer this node is now.
+type JoinResult struct {
+	Peer PeerEntry `json:"peer"`
+	// Added is false when the peer was there before.
+	Added bool `json:"added"`
 }
 
 // RulesRequest names a peer and rules.

@@ -91,6 +91,8 @@ type Joined struct {
 	OK bool `json:"ok"`
 	// Reason says why not.
 	Reason string `json:"reason,omitempty"`
+	// Name is the host name that the sender proposes for itself (S21).
+	Name string `json:"name,omitempty"`
 }
 
 // Goodbye says why the connection is about to end: shutdown, sleep, replaced.
