@@ -94,6 +94,16 @@ func (n *Names) IDOf(name string) (identity.NodeID, bool) {
 	return id, ok
 }
 
+// Lookup finds the node of a full name in the zone, by petname or NodeID. Case and a final dot
+// do not matter.
+func (n *Names) Lookup(fqdn string) (identity.NodeID, bool) {
+	label, ok := strings.CutSuffix(toLower(strings.TrimSuffix(fqdn, ".")), "."+n.Zone())
+	if !ok {
+		return identity.NodeID{}, false
+	}
+	return n.node(label)
+}
+
 // NameOf returns the petname of a node, this node included.
 func (n *Names) NameOf(id identity.NodeID) (string, bool) {
 	n.mu.RLock()

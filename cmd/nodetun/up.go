@@ -195,6 +195,9 @@ func showReady(p *printer, s localapi.Status, ticket localapi.Ticket) {
 	p.linef("to let another machine in, make a line for it: sudo nodetun invite")
 	p.linef("or add its id here (sudo nodetun peer add <id>) and run there:")
 	showTicket(p, ticket)
+	if offersSSHConfig() {
+		p.linef("to be asked nothing by ssh about host keys of peers: sudo nodetun ssh-config --install (to undo: --remove)")
+	}
 	for _, h := range s.Health {
 		p.linef("%s: %s", h.Level, h.Text)
 		if h.Fix != "" {

@@ -42,16 +42,29 @@ func (d *Daemon) Whois(_ context.Context, asked string) (localapi.Whois, error) 
 	}
 	w := localapi.Whois{ID: id, FQDN: d.names.FQDN(id), Kind: "other"}
 	w.Name, _ = d.names.NameOf(id)
-	if entry, ok := d.table.Entry(id); ok {
-		w.IPv6, w.IPv4 = entry.V6.String(), text(entry.V4)
+	if v6, v4, ok := d.addressesOf(id, true); ok {
+		w.IPv6, w.IPv4 = v6.String(), text(v4)
 	}
 	switch {
 	case id == d.key.NodeID():
 		w.Kind = "self"
-	case d.engine.Admit(id):
+	case d.engine.Paired(id):
 		w.Kind = "peer"
 	}
 	return w, nil
+}
+
+// HostKeys implements localapi.Backend: for names of the zone alone (S23).
+func (d *Daemon) HostKeys(ctx context.Context, name string) (localapi.HostKeys, error) {
+	id, ok := d.names.Lookup(name)
+	if !ok || id == d.key.NodeID() {
+		return localapi.HostKeys{}, localapi.Wrap(localapi.KindNotFound, fmt.Errorf("%q names no other node", identity.Clean(name, 80)))
+	}
+	keys := d.engine.HostKeys(ctx, id)
+	if keys == nil {
+		keys = []string{}
+	}
+	return localapi.HostKeys{ID: id, Keys: keys}, nil
 }
 
 // find turns an overlay address, a name or a NodeID into a node.
@@ -63,6 +76,9 @@ func (d *Daemon) find(asked string) (identity.NodeID, error) {
 		return identity.NodeID{}, localapi.Wrap(localapi.KindNotFound, fmt.Errorf("no node has the address %s", addr))
 	}
 	if id, ok := d.names.IDOf(asked); ok {
+		return id, nil
+	}
+	if id, err := identity.ParseNodeID(asked); err == nil {
 		return id, nil
 	}
 	return d.findPeer(asked)

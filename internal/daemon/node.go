@@ -13,6 +13,7 @@ import (
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/engine"
 	"github.com/nodetun/nodetun/internal/proxies"
+	"github.com/nodetun/nodetun/internal/sshkeys"
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
@@ -131,10 +132,13 @@ func binds(s *config.Settings) (v4, v6 netip.AddrPort) {
 	return v4, v6
 }
 
+// sshDir holds the keys of this host's ssh server.
+const sshDir = "/etc/ssh"
+
 // openEngine makes what carries the packets.
 func (d *Daemon) openEngine(context.Context) (err error) {
 	name, _ := d.names.NameOf(d.key.NodeID())
-	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), Invites: invited{d}, Version: d.cfg.Version, Name: name, Logger: d.log}
+	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), Invites: invited{d}, SSHHostKeys: func() []string { return sshkeys.OfHost(sshDir) }, Version: d.cfg.Version, Name: name, Logger: d.log}
 	rand.Read(cfg.Instance[:])
 	if d.engine, err = engine.New(cfg); err != nil {
 		return err

@@ -201,6 +201,11 @@ func (o *Offline) Whois(context.Context, string) (localapi.Whois, error) {
 	return localapi.Whois{}, localapi.ErrNotRunning
 }
 
+// HostKeys implements localapi.Backend.
+func (o *Offline) HostKeys(context.Context, string) (localapi.HostKeys, error) {
+	return localapi.HostKeys{}, localapi.ErrNotRunning
+}
+
 // Ping implements localapi.Backend.
 func (o *Offline) Ping(context.Context, localapi.PingRequest) (localapi.Ping, error) {
 	return localapi.Ping{}, localapi.ErrNotRunning

@@ -46,6 +46,9 @@ type Config struct {
 	Invites Invites
 	// Version and Name are told to peers in the hello. Both may be empty.
 	Version, Name string
+	// SSHHostKeys returns the host keys of this host's ssh server, "type base64", for peers
+	// that may reach it (S23). Nil: none.
+	SSHHostKeys func() []string
 	// Instance tells one start of this node from another: 16 random bytes.
 	Instance [16]byte
 	// Logger defaults to slog.Default.

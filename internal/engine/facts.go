@@ -192,13 +192,22 @@ func (p *peer) theirFacts() *wire.Facts {
 
 // askFacts asks the peer what it knows of the way to us.
 func (s *session) askFacts(ctx context.Context) (*wire.Facts, error) {
+	body, err := s.ask(ctx, wire.TypeFacts)
+	if err != nil {
+		return nil, err
+	}
+	return s.peer.takeFacts(body)
+}
+
+// ask asks the peer for the message of a type.
+func (s *session) ask(ctx context.Context, kind wire.MessageType) (body []byte, err error) {
 	stream, err := s.conn.OpenStream(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer stream.CancelRead(wire.CodeUnknownStream)
 	_ = stream.SetDeadline(deadline(ctx))
-	frame, err := wire.AppendMessage(wire.AppendKind(nil, wire.StreamRequest), wire.TypeFacts, struct{}{})
+	frame, err := wire.AppendMessage(wire.AppendKind(nil, wire.StreamRequest), kind, struct{}{})
 	if err != nil {
 		return nil, err
 	}
@@ -212,10 +221,10 @@ func (s *session) askFacts(ctx context.Context) (*wire.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t != wire.TypeFacts {
-		return nil, fmt.Errorf("%w: message %d answers a request for facts", wire.ErrProtocol, t)
+	if t != kind {
+		return nil, fmt.Errorf("%w: message %d answers a request for %d", wire.ErrProtocol, t, kind)
 	}
-	return s.peer.takeFacts(body)
+	return body, nil
 }
 
 // answerRequest returns the answer to one request, an error for a request that is
@@ -226,6 +235,8 @@ func (s *session) answerRequest(t wire.MessageType, body []byte) (any, error) {
 		return json.RawMessage(body), nil
 	case wire.TypeFacts:
 		return s.peer.engine.factsFor(s.peer.id), nil
+	case wire.TypeRules:
+		return s.rulesFor(s.peer.access.Load()), nil
 	}
 	return nil, errors.New("no such request")
 }

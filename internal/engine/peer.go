@@ -62,6 +62,7 @@ type peer struct {
 	refused  bool // the peer itself said no
 	theirs   []string
 	theyName string
+	hostKeys []string    // of its ssh server, checked
 	facts    *wire.Facts // the peer's last, never changed; nil for none
 	// checked and reachable remember what the socket said of the peer last.
 	checked   time.Time

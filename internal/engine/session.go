@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/sshkeys"
 	"github.com/nodetun/nodetun/internal/wire"
 )
 
@@ -79,7 +81,7 @@ func (s *session) sendHello(ctx context.Context) error {
 	cfg := &s.peer.engine.cfg
 	hello := wire.Hello{
 		Version: cfg.Version, Instance: hex.EncodeToString(cfg.Instance[:]), Features: features,
-		Name: cfg.Name, MTU: cfg.MTU, Replaces: s.replaces,
+		Name: cfg.Name, MTU: cfg.MTU, Replaces: s.replaces, SSHHostKeys: s.hostKeysFor(s.peer.access.Load()),
 	}
 	frame, err := wire.AppendMessage(wire.AppendKind(nil, wire.StreamControl), wire.TypeHello, hello)
 	if err != nil {
@@ -126,7 +128,68 @@ func (s *session) readHello(ctx context.Context) error {
 		s.replaces = hello.Replaces
 	}
 	s.peer.setTheirName(identity.Clean(hello.Name, 63))
+	s.peer.setHostKeys(hello.SSHHostKeys)
 	s.learnFeatures(hello.Features)
+	return nil
+}
+
+// hostKeysFor are the keys of this host's ssh server for a peer that may reach it.
+func (s *session) hostKeysFor(a *access) []string {
+	if s.peer.engine.cfg.SSHHostKeys == nil || !a.rules.Allows(protoTCP, sshPort) {
+		return nil
+	}
+	return s.peer.engine.cfg.SSHHostKeys()
+}
+
+// setHostKeys takes the keys that the peer vouches for.
+func (p *peer) setHostKeys(list []string) {
+	keys := sshkeys.ParseAll(list)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hostKeys = keys
+}
+
+// hostKeysTime is how long a peer is waited for that is asked for its keys.
+const hostKeysTime = 3 * time.Second
+
+// HostKeys returns the ssh host keys that a node vouches for now, or did on its last
+// connection.
+func (e *Engine) HostKeys(ctx context.Context, id identity.NodeID) []string {
+	p := e.peer(id)
+	if p == nil {
+		return nil
+	}
+	if s := p.current.Load(); s != nil && !s.ended() {
+		ctx, cancel := context.WithTimeout(ctx, hostKeysTime)
+		defer cancel()
+		if err := s.askRules(ctx); err != nil { // an older version does not know the question
+			e.log.Debug("a peer does not tell its rules", "peer", id, "err", err)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.hostKeys)
+}
+
+// askRules asks the peer what it lets this host do.
+func (s *session) askRules(ctx context.Context) error {
+	body, err := s.ask(ctx, wire.TypeRules)
+	if err != nil {
+		return err
+	}
+	return s.takeRules(body)
+}
+
+// takeRules takes what the peer lets this host do.
+func (s *session) takeRules(body []byte) error {
+	var r wire.Rules
+	if err := json.Unmarshal(body, &r); err != nil {
+		return err
+	}
+	s.peer.setTheirRules(r.Rules)
+	if len(r.SSHHostKeys) > 0 {
+		s.peer.setHostKeys(r.SSHHostKeys)
+	}
 	return nil
 }
 
@@ -229,12 +292,14 @@ func (s *session) send(t wire.MessageType, v any) {
 }
 
 // tellRules sends what the peer may do here.
-func (s *session) tellRules(a *access) {
-	r := wire.Rules{Rules: a.rules.Strings()}
+func (s *session) tellRules(a *access) { s.send(wire.TypeRules, s.rulesFor(a)) }
+
+func (s *session) rulesFor(a *access) wire.Rules {
+	r := wire.Rules{Rules: a.rules.Strings(), SSHHostKeys: s.hostKeysFor(a)}
 	if !a.until.IsZero() {
 		r.Until = a.until.UTC().Format(time.RFC3339)
 	}
-	s.send(wire.TypeRules, r)
+	return r
 }
 
 func (s *session) writeMessages(ctx context.Context) {
@@ -275,11 +340,7 @@ func (s *session) readMessages() {
 func (s *session) takeMessage(t wire.MessageType, body []byte) error {
 	switch t {
 	case wire.TypeRules:
-		var r wire.Rules
-		if err := json.Unmarshal(body, &r); err != nil {
-			return err
-		}
-		s.peer.setTheirRules(r.Rules)
+		return s.takeRules(body)
 	case wire.TypeFacts:
 		if _, err := s.peer.takeFacts(body); err != nil {
 			return err

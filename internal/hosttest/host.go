@@ -27,6 +27,8 @@ type Host struct {
 	Flags []string
 	// Up is the running daemon, after Start.
 	Up *Process
+
+	hostKey string // of its ssh server, a file
 }
 
 // Status is the part of `nodetun status --json` that tests look at.

@@ -18,14 +18,48 @@ import (
 	"github.com/nodetun/nodetun/internal/nstest"
 )
 
+// OwnSSH gives the host an /etc/ssh of its own, with a host key and with a configuration
+// that reads drop-ins, and returns the directory.
+func (h *Host) OwnSSH(t testing.TB) (dir string) {
+	t.Helper()
+	nstest.Require(t, "ssh-keygen")
+	dir = filepath.Join("/etc/netns", h.NS.Name, "ssh")
+	if err := os.MkdirAll(filepath.Join(dir, "ssh_config.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.hostKey = filepath.Join(dir, "ssh_host_ed25519_key")
+	h.NewHostKey(t)
+	if err := os.WriteFile(filepath.Join(dir, "ssh_config"), []byte("Include /etc/ssh/ssh_config.d/*.conf\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// NewHostKey makes another host key, as if the host had been installed anew.
+func (h *Host) NewHostKey(t testing.TB) {
+	t.Helper()
+	for _, path := range []string{h.hostKey, h.hostKey + ".pub"} {
+		_ = os.Remove(path)
+	}
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", h.hostKey).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+}
+
 // Sshd starts a real sshd on port 22 of the host, for root with the returned
 // private key.
 func (h *Host) Sshd(t testing.TB) (server *Process, key string) {
 	t.Helper()
 	nstest.Require(t, "sshd")
 	nstest.Require(t, "ssh")
-	key, hostKey := filepath.Join(h.Dir, "user_key"), filepath.Join(h.Dir, "host_key")
-	for _, k := range []string{key, hostKey} {
+	key = filepath.Join(h.Dir, "user_key")
+	if h.hostKey == "" {
+		h.hostKey = filepath.Join(h.Dir, "host_key")
+	}
+	for _, k := range []string{key, h.hostKey} {
+		if _, err := os.Stat(k); err == nil {
+			continue
+		}
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", k).CombinedOutput(); err != nil {
 			t.Fatalf("ssh-keygen: %v\n%s", err, out)
 		}
@@ -33,8 +67,8 @@ func (h *Host) Sshd(t testing.TB) (server *Process, key string) {
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	config := fmt.Sprintf("Port 22\nHostKey %s\nAuthorizedKeysFile %s.pub\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nPidFile none\nUseDNS no\n",
-		hostKey, key)
+	config := fmt.Sprintf("Port 22\nHostKey %s\nAuthorizedKeysFile %s.pub\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nPidFile none\nUseDNS no\nSubsystem sftp internal-sftp\n",
+		h.hostKey, key)
 	file := filepath.Join(h.Dir, "sshd_config")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -46,6 +80,15 @@ func (h *Host) Sshd(t testing.TB) (server *Process, key string) {
 	server = h.Spawn(t, path, "-D", "-e", "-f", file)
 	h.AwaitListener(t, "22")
 	return server, key
+}
+
+// SshdWithKeyOf starts an sshd that has the host key of another host.
+func (h *Host) SshdWithKeyOf(t testing.TB, other *Host) {
+	t.Helper()
+	own := h.hostKey
+	h.hostKey = other.hostKey
+	h.Sshd(t)
+	h.hostKey = own
 }
 
 // AwaitListener waits until something on the host listens on the TCP port.

@@ -40,6 +40,7 @@ var layers = map[string][]string{
 	"internal/webserver":     {"internal/plaintext", "internal/ratelimit"},
 	"internal/procstat":      {},
 	"internal/ratelimit":     {},
+	"internal/sshkeys":       {},
 	"internal/invites":       {"identity", "internal/atomicfile", "internal/ratelimit"},
 
 	"magicsock/disco":           {"identity"},
@@ -69,15 +70,15 @@ var layers = map[string][]string{
 	"routing":  {"identity"},
 	"dnsmap":   {"identity", "internal/atomicfile"},
 
-	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules"},
+	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules", "internal/sshkeys"},
 	"internal/config":   {"identity", "internal/atomicfile", "internal/rules", "internal/plaintext", "internal/proxies"},
 	"internal/localapi": {"identity", "magicsock/netcheck"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "magicsock/udpconn", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "internal/invites", "relay",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "internal/invites", "internal/sshkeys", "relay",
 	},
 
-	"cmd/nodetun":            {"identity", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
+	"cmd/nodetun":            {"identity", "internal/atomicfile", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
 	"endpoint/examples/echo": {"identity", "endpoint", "magicsock"},
 }
 
@@ -102,6 +103,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/golang-lru":  {"relay/relayserver", "discovery/discoveryserver"},
 	"github.com/jackc/pgx/v5":          {"discovery/discoveryserver"},
 	"github.com/prometheus":            {"internal/metrics"},
+	"golang.org/x/crypto/ssh":          {"identity", "internal/sshkeys"},
 	"golang.org/x/crypto/acme":         {"relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
 	"github.com/pires/go-proxyproto":   {"relay/relayserver", "internal/webserver"},
 	"golang.org/x/net/http/httpproxy":  {"internal/proxies"},

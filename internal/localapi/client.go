@@ -167,6 +167,11 @@ func (c *Client) Whois(ctx context.Context, addr string) (Whois, error) {
 	return get[Whois](ctx, c, "/v1/whois?addr="+url.QueryEscape(addr))
 }
 
+// HostKeys implements Backend.
+func (c *Client) HostKeys(ctx context.Context, name string) (HostKeys, error) {
+	return get[HostKeys](ctx, c, "/v1/hostkeys?name="+url.QueryEscape(name))
+}
+
 // Check implements Backend.
 func (c *Client) Check(ctx context.Context, peer, rule string) (Check, error) {
 	return get[Check](ctx, c, "/v1/check?peer="+url.QueryEscape(peer)+"&rule="+url.QueryEscape(rule))

@@ -107,6 +107,7 @@ func (s *Server) routes() http.Handler {
 	read("GET /v1/self", func(r *http.Request) (any, error) { return b.Self(r.Context()) })
 	read("GET /v1/ticket", func(r *http.Request) (any, error) { return b.Ticket(r.Context()) })
 	read("GET /v1/whois", func(r *http.Request) (any, error) { return b.Whois(r.Context(), r.FormValue("addr")) })
+	read("GET /v1/hostkeys", func(r *http.Request) (any, error) { return b.HostKeys(r.Context(), r.FormValue("name")) })
 	read("GET /v1/check", func(r *http.Request) (any, error) {
 		return b.Check(r.Context(), r.FormValue("peer"), r.FormValue("rule"))
 	})

@@ -17,6 +17,8 @@ type Backend interface {
 	Ticket(context.Context) (Ticket, error)
 	// Whois finds the node that an overlay address or a name belongs to.
 	Whois(ctx context.Context, addr string) (Whois, error)
+	// HostKeys tells the ssh host keys that the node of a name vouches for.
+	HostKeys(ctx context.Context, name string) (HostKeys, error)
 	// Check says whether a peer may reach something here.
 	Check(ctx context.Context, peer, rule string) (Check, error)
 	// Ping makes one round trip through the tunnel.
@@ -132,6 +134,13 @@ type Peer struct {
 	TheirRules   []string `json:"their_rules"`
 	// OnDemand: it is no peer; this host dialled it because a program asked for it.
 	OnDemand bool `json:"on_demand"`
+}
+
+// HostKeys are the ssh host keys of a node.
+type HostKeys struct {
+	ID identity.NodeID `json:"id"`
+	// Keys are "type base64", and sure to be that; none: it vouches for none.
+	Keys []string `json:"keys"`
 }
 
 // Lookup is what the sources of discovery say about one node.

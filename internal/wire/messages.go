@@ -27,6 +27,8 @@ type Rules struct {
 	Rules []string `json:"rules"`
 	// Until is when they end (RFC 3339), empty for never.
 	Until string `json:"until,omitempty"`
+	// SSHHostKeys are as in Hello: they are told with the rule that needs them.
+	SSHHostKeys []string `json:"ssh_host_keys,omitempty"`
 }
 
 // Facts is what the sender knows of its network and of the way to the receiver.
