@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/nodetun/nodetun/identity"
 )
@@ -43,7 +46,11 @@ func ValidPetname(s string) error {
 	lower := toLower(s)
 	switch {
 	case !isLabel(lower):
-		return badPetname(s, "use 1 to 63 letters, digits and inner hyphens")
+		why := "use 1 to 63 letters, digits and inner hyphens"
+		if like := suggest(s); like != "" {
+			why += ", such as " + like
+		}
+		return badPetname(s, why)
 	case strings.Trim(lower, "0123456789") == "":
 		return badPetname(s, "it must not be digits only")
 	case len(lower) == nodeIDText:
@@ -54,6 +61,30 @@ func ValidPetname(s string) error {
 		return badPetname(s, "it is reserved")
 	}
 	return nil
+}
+
+// german are letters that are more than one without their marks.
+var german = strings.NewReplacer("ä", "ae", "ö", "oe", "ü", "ue", "ß", "ss", "æ", "ae", "ø", "oe", "å", "aa", "œ", "oe", "'", "", "’", "")
+
+// suggest returns a petname that is like a name which cannot be one, empty for none.
+func suggest(s string) string {
+	var b strings.Builder
+	for _, c := range norm.NFD.String(german.Replace(strings.ToLower(s))) {
+		switch {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+			b.WriteRune(c)
+		case unicode.Is(unicode.Mn, c): // the mark of a letter
+		case b.Len() > 0 && !strings.HasSuffix(b.String(), "-"):
+			b.WriteByte('-')
+		}
+		if b.Len() == maxLabel {
+			break
+		}
+	}
+	if like := strings.Trim(b.String(), "-"); isLabel(like) && ValidPetname(like) == nil {
+		return like
+	}
+	return ""
 }
 
 func badPetname(s, why string) error {

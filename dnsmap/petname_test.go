@@ -124,3 +124,21 @@ func TestZones(t *testing.T) {
 		t.Errorf("own name: %v", err)
 	}
 }
+
+// A name that cannot be one is answered with one that is like it.
+func TestSuggestedPetnames(t *testing.T) {
+	for name, want := range map[string]string{
+		"anna's laptop": "annas-laptop", "Büro_PC": "buero-pc", "café": "cafe", "-nas-": "nas", "a..b": "a-b", "Ångström": "aangstroem", "straße 7": "strasse-7",
+		strings.Repeat("x y", 40): strings.Repeat("x-y", 21),
+		"東京":                      "", "  ": "", "_": "", "www.": "", "12 ": "",
+	} {
+		err := dnsmap.ValidPetname(name)
+		if err == nil {
+			t.Errorf("%q is taken", name)
+			continue
+		}
+		if _, got, _ := strings.Cut(err.Error(), ", such as "); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -330,7 +331,10 @@ func (p *peer) dialFailed(err error) {
 	}
 	closed, _ := endpoint.Cause(err)
 	text, refused := closeText(closed, err)
-	if text == "" || errors.Is(err, context.DeadlineExceeded) || closed.Kind == endpoint.Idle {
+	switch {
+	case errors.Is(err, endpoint.ErrNoAddress):
+		text = "nobody knows where it is" // what each source says: nodetun lookup
+	case text == "", errors.Is(err, context.DeadlineExceeded), closed.Kind == endpoint.Idle:
 		text = p.noAnswer()
 	}
 	p.fail(text, refused)
@@ -358,7 +362,7 @@ func closeText(closed endpoint.CloseError, err error) (text string, refused bool
 		if err == nil || closed.Kind == endpoint.Reset {
 			return "", false
 		}
-		return identity.Clean(err.Error(), 200), false
+		return identity.Clean(strings.ReplaceAll(err.Error(), "\n", "; "), 200), false
 	}
 	switch wire.CloseCode(closed.Code) {
 	case wire.CloseNormal, wire.CloseReplaced:
