@@ -53,6 +53,7 @@ func settings() []setting {
 		{key: "fwmark", set: setFwmark},
 		{key: "session_timeout", set: setTimeout},
 		{key: "metrics_addr", set: setMetrics},
+		{key: "group_may_trust", set: flag(func(s *Settings) *bool { return &s.GroupMayTrust })},
 		{key: "metrics_public", set: flag(func(s *Settings) *bool { return &s.MetricsPublic })},
 		{key: "log_level", set: setLevel},
 		{key: "log_format", set: oneOf(func(s *Settings) *string { return &s.LogFormat }, "text", "json")},

@@ -67,6 +67,9 @@ type Settings struct {
 	SessionTimeout time.Duration
 	// MetricsAddr is host:port, empty for off.
 	MetricsAddr string
+	// GroupMayTrust lets members of the group nodetun decide who is a peer, and what
+	// peers may do (S25).
+	GroupMayTrust bool
 	// MetricsPublic lets MetricsAddr be one that others reach.
 	MetricsPublic bool
 	LogLevel      slog.Level

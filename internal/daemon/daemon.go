@@ -253,7 +253,7 @@ func (d *Daemon) keepAnswering(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	answer := func(listener *net.UnixListener) {
 		group.Go(func() error {
-			err := localapi.NewServer(localapi.ServerConfig{Backend: d, Logger: d.log}).Run(ctx, listener)
+			err := localapi.NewServer(localapi.ServerConfig{Backend: d, GroupMayTrust: d.cfg.Settings.GroupMayTrust, Logger: d.log}).Run(ctx, listener)
 			if err != nil {
 				d.log.Error("the control socket broke", "err", err)
 				d.stop()

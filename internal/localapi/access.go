@@ -22,19 +22,23 @@ const (
 )
 
 // judge decides by credentials (S25): uid 0 and the owner of the node may do
-// everything, members of the group read. gid is negative for no group.
-func judge(c credentials, owner, gid int) access {
+// everything, members of the group read, or what group says. gid is negative for no group.
+func judge(c credentials, owner, gid int, group access) access {
 	switch {
 	case c.uid == 0 || c.uid == owner:
 		return accessAll
 	case gid >= 0 && slices.Contains(c.groups, gid):
-		return accessRead
+		return group
 	default:
 		return accessNone
 	}
 }
 
-var errForbidden = Wrap(KindForbidden, errors.New("only root may do this (try: sudo nodetun …)"))
+// Why somebody may not: errForbidden for who may ask nothing, errTrust for who may only read.
+var (
+	errForbidden = Wrap(KindForbidden, errors.New("only root and members of the group "+Group+" may ask (try: sudo nodetun …)"))
+	errTrust     = Wrap(KindForbidden, errors.New("that takes root (try: sudo nodetun …; the setting group_may_trust lets the group "+Group+" do it)"))
+)
 
 // unixConn finds the unix socket in a connection.
 func unixConn(c net.Conn) (*net.UnixConn, bool) {

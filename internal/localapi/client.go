@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/user"
 	"syscall"
 	"time"
 )
@@ -74,10 +75,23 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
 		return ErrNotRunning
 	case errors.Is(err, fs.ErrPermission):
-		return Wrap(KindForbidden, fmt.Errorf("not allowed to use %s (try: sudo nodetun …)", c.socket))
+		return Wrap(KindForbidden, errors.New("not allowed to ask the node (try: sudo nodetun …; to do without sudo: "+joinGroup()+")"))
 	default:
 		return err
 	}
+}
+
+// joinGroup is how a user gets into the group, whose members may ask.
+func joinGroup() string {
+	name := "$USER"
+	if me, err := user.Current(); err == nil {
+		name = me.Username
+	}
+	join := "sudo usermod -aG " + Group + " " + name + ", and log in again"
+	if _, ok := groupID(); !ok {
+		return "sudo groupadd " + Group + " && " + join + " after the node was started again"
+	}
+	return join
 }
 
 // open asks one question and returns the answer, whose body is to be closed, if

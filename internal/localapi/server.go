@@ -17,6 +17,8 @@ import (
 // ServerConfig is what a Server is told. Backend is required.
 type ServerConfig struct {
 	Backend Backend
+	// GroupMayTrust lets members of the group do everything.
+	GroupMayTrust bool
 	// Logger may be nil.
 	Logger *slog.Logger
 
@@ -87,7 +89,11 @@ func (s *Server) identify(ctx context.Context, conn net.Conn) context.Context {
 	if u, ok := unixConn(conn); ok {
 		who, err := s.cfg.credentials(u)
 		if err == nil {
-			level = judge(who, s.cfg.owner, s.cfg.gid)
+			group := accessRead
+			if s.cfg.GroupMayTrust {
+				group = accessAll
+			}
+			level = judge(who, s.cfg.owner, s.cfg.gid, group)
 		} else {
 			s.cfg.Logger.Warn("control socket: who asks is not known", "err", err)
 		}
@@ -175,7 +181,11 @@ func (s *Server) allowed(needs access, f http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		level, _ := r.Context().Value(accessKey{}).(access)
 		if level < needs {
-			s.answer(w, httpStatus(KindForbidden), wireError{KindForbidden, errForbidden.Text})
+			why := errForbidden
+			if level == accessRead {
+				why = errTrust
+			}
+			s.answer(w, httpStatus(KindForbidden), wireError{KindForbidden, why.Text})
 			return
 		}
 		if err := readBody(w, r); err != nil {
