@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mdp/qrterminal/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/nodetun/nodetun/internal/localapi"
@@ -27,6 +28,7 @@ func (a *app) inviteCommand() *cobra.Command {
 	cmd.Flags().StringVar(&r.Name, "name", "", "name of that machine here (default what it calls itself)")
 	cmd.Flags().StringArrayVar(&allow, "allow", nil, "what it may reach here (default \"tcp/22 icmp\")")
 	cmd.Flags().StringVar(&lasts, "for", "1h", "how long the line is good, such as 10m, 24h or 7d")
+	qr := cmd.Flags().Bool("qr", false, "draw it as a code to be scanned too")
 	cmd.RunE = read(a, func(ctx context.Context, b localapi.Backend, _ []string) (localapi.Invite, error) {
 		now := time.Now()
 		until, err := parseUntil(lasts, now)
@@ -35,8 +37,21 @@ func (a *app) inviteCommand() *cobra.Command {
 		}
 		r.Allow, r.ForS = allow, int64(until.Sub(now)/time.Second)
 		return b.Invite(ctx, r)
-	}, showInvite)
+	}, func(p *printer, i localapi.Invite) {
+		showInvite(p, i)
+		if *qr {
+			drawCode(p.w, i.Invite)
+		}
+	})
 	return a.jsonFlag(cmd)
+}
+
+// drawCode draws a QR code, two rows of it in each line.
+func drawCode(w io.Writer, text string) {
+	qrterminal.GenerateWithConfig(text, qrterminal.Config{
+		Level: qrterminal.L, Writer: w, HalfBlocks: true, QuietZone: 2,
+		BlackChar: qrterminal.BLACK_BLACK, WhiteChar: qrterminal.WHITE_WHITE, BlackWhiteChar: qrterminal.BLACK_WHITE, WhiteBlackChar: qrterminal.WHITE_BLACK,
+	})
 }
 
 // showInvite prints the line for the other machine, alone on its line.

@@ -69,7 +69,7 @@ func (d *Daemon) Invite(ctx context.Context, r localapi.InviteRequest) (localapi
 	}
 	return localapi.Invite{
 		Invite: identity.FormatInvite(identity.Invite{Addr: addr, Secret: secret}),
-		ID:     d.key.NodeID(), Until: entry.Until, Rules: allow.Strings(),
+		ID:     d.key.NodeID(), Until: entry.Until.Truncate(time.Second), Rules: allow.Strings(),
 	}, nil
 }
 

@@ -93,6 +93,7 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netlink":   {"tun", "routing", "internal/netmon"},
 	"github.com/vishvananda/netns":     {"internal/nstest"},
 	"github.com/spf13/cobra":           {"cmd/nodetun"},
+	"github.com/mdp/qrterminal/v3":     {"cmd/nodetun"},
 	"github.com/pelletier/go-toml/v2":  {"internal/config", "internal/webserver"},
 	"github.com/miekg/dns":             {"dnsmap", "discovery", "internal/discoveryload"},
 	"github.com/godbus/dbus/v5":        {"dnsmap"},
