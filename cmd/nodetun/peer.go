@@ -72,7 +72,7 @@ func (a *app) peerListCommand() *cobra.Command {
 	},
 		func(p *printer, list []localapi.PeerEntry) {
 			if len(list) == 0 {
-				p.linef("no peers (try: sudo nodetun peer add <id>)")
+				p.linef("no peers (try: sudo nodetun invite)")
 				return
 			}
 			rows := [][]string{{"NAME", "ID", "MAY REACH HERE", "ADDRESSES"}}

@@ -27,7 +27,7 @@ func showStatus(p *printer, s localapi.Status, now time.Time) {
 	showSelf(p, s, now)
 	p.linef("")
 	if len(s.Peers) == 0 {
-		p.linef("no peers (try: sudo nodetun peer add <id>)")
+		p.linef("no peers (try: sudo nodetun invite)")
 	} else {
 		p.table(peerRows(s.Peers, now))
 	}
@@ -59,13 +59,8 @@ func showSelf(p *printer, status localapi.Status, now time.Time) {
 		{"id", s.ID.String()},
 		{"name", s.FQDN},
 		{"addresses", strings.TrimSpace(s.IPv6 + " " + strings.TrimPrefix(orDash(s.IPv4), "-"))},
-		{"relay", relayText(s)},
 	}
-	for _, r := range status.Relays {
-		if s.Relay == nil || r.URL != *s.Relay || r.State != "connected" {
-			rows = append(rows, []string{"", relayState(r)})
-		}
-	}
+	rows = append(rows, relayRows(status)...)
 	rows = append(rows, []string{"NAT", natText(s)})
 	direct := strings.Join(s.DirectAddresses, " ")
 	rows = append(rows, []string{"reachable at", orDash(&direct)})
@@ -73,6 +68,26 @@ func showSelf(p *printer, status localapi.Status, now time.Time) {
 		rows = append(rows, []string{"made known at", publishedText(published, now)})
 	}
 	p.table(rows)
+}
+
+// relayRows are the home relay and what is to be said of others.
+func relayRows(status localapi.Status) [][]string {
+	failed := 0
+	for _, r := range status.Relays {
+		if r.State == "failed" {
+			failed++
+		}
+	}
+	if failed > 1 && failed == len(status.Relays) {
+		return [][]string{{"relay", fmt.Sprintf("none of %d can be reached", failed)}}
+	}
+	rows := [][]string{{"relay", relayText(status.Self)}}
+	for _, r := range status.Relays {
+		if status.Self.Relay == nil || r.URL != *status.Self.Relay || r.State != "connected" {
+			rows = append(rows, []string{"", relayState(r)})
+		}
+	}
+	return rows
 }
 
 func publishedText(p localapi.Publication, now time.Time) string {

@@ -2,8 +2,10 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +29,15 @@ type question struct {
 	timers []*time.Timer
 	failed []netip.AddrPort // servers that gave no answer of use
 }
+
+// silence is a time-out in words that name no socket.
+type silence struct{}
+
+func (silence) Error() string   { return "no answer" }
+func (silence) Timeout() bool   { return true }
+func (silence) Temporary() bool { return true }
+
+var errSilence net.Error = silence{}
 
 // ask makes the socket of a question, which ctx ends too.
 func (c *Client) ask(ctx context.Context, servers []netip.AddrPort) (*question, error) {
@@ -69,6 +80,9 @@ func (q *question) Write(b []byte) (int, error) {
 func (q *question) Read(b []byte) (int, error) {
 	for {
 		n, from, err := q.ReadFromUDPAddrPort(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, errSilence
+		}
 		if err != nil {
 			return n, err
 		}

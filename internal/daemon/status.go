@@ -143,7 +143,7 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 		warn("this machine has no network address: no peer can be reached", "connect a network; nothing else is to be done")
 	}
 	d.socketHealth(warn)
-	d.relayHealth(warn)
+	d.relayHealth(d.online(states), warn)
 	d.publishHealth(warn)
 	if d.poolFail != nil {
 		warn("no IPv4 in the tunnel: "+oneLine(d.poolFail), "set ipv4_pool to a prefix that this host does not use")
@@ -207,19 +207,29 @@ func (d *Daemon) socketHealth(warn func(what, fix string)) {
 
 // relayHealth tells of relays that do not answer. Relays that were switched off are
 // no fault.
-func (d *Daemon) relayHealth(warn func(what, fix string)) {
+func (d *Daemon) relayHealth(online bool, warn func(what, fix string)) {
+	var failed []relayactor.Status
 	for _, relay := range d.endpoint.Socket().RelayStatus() {
 		if relay.Shared {
 			warn("another machine uses this node's key: peers reach that one or this one by chance",
 				"keep the key on one of them; on the other stop nodetun and remove "+KeyPath(d.cfg.StateDir))
 		}
-		if relay.State != relayactor.StateConnected && relay.LastError != "" {
-			fix := "it is tried again by itself"
-			if strings.Contains(relay.LastError, "dial tcp") && len(d.proxies.Sources()) == 0 {
-				fix += `; if this network has a proxy, set proxy = "http://host:port" in nodetun.toml (sudo and systemd leave https_proxy out)`
-			}
-			warn(fmt.Sprintf("relay %s: %s", relay.URL, identity.Clean(relay.LastError, 200)), fix)
+		noNetwork := !online && strings.Contains(relay.LastError, "lookup ") // which is said
+		if relay.State != relayactor.StateConnected && relay.LastError != "" && !noNetwork {
+			failed = append(failed, relay)
 		}
+	}
+	if len(failed) > 0 {
+		first := failed[0]
+		what := fmt.Sprintf("relay %s: %s", first.URL, identity.Clean(first.LastError, 200))
+		if len(failed) > 1 {
+			what = fmt.Sprintf("%d relays cannot be reached, among them %s: %s", len(failed), first.URL, identity.Clean(first.LastError, 200))
+		}
+		fix := "it is tried again by itself"
+		if strings.Contains(first.LastError, "dial tcp") && len(d.proxies.Sources()) == 0 {
+			fix += `; if this network has a proxy, set proxy = "http://host:port" in nodetun.toml (sudo and systemd leave https_proxy out)`
+		}
+		warn(what, fix)
 	}
 	if err := d.proxies.Err(); err != nil {
 		warn("no proxy is used: "+err.Error(), `set proxy = "http://host:port" in nodetun.toml`)
