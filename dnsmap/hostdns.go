@@ -185,6 +185,21 @@ func (h *HostDNS) Apply(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
+// Would tells what Apply would set up, and changes nothing. Whether systemd-resolved answers
+// is not tried.
+func (h *HostDNS) Would() Mode {
+	switch {
+	case h.cfg.Mode != ModeAuto:
+		return h.cfg.Mode
+	case pointsToResolved(h.cfg.ResolvConf):
+		return ModeResolved
+	}
+	if _, _, _, err := newResolvFile(h.cfg).look(); err != nil {
+		return ModeNone
+	}
+	return ModeFile
+}
+
 func (h *HostDNS) advice() string {
 	return fmt.Sprintf("names in %s do not resolve on this host by themselves: use --dns file, or make your resolver ask %s for %s",
 		h.zone(), h.cfg.Server, h.zone())

@@ -71,19 +71,11 @@ func (r *resolvFile) apply(context.Context) (changed bool, err error) {
 	if r.cfg.Server.Port() != 53 {
 		return false, fmt.Errorf("dnsmap: %w, and the server listens on %s", ErrPort, r.cfg.Server)
 	}
-	path, err := r.target()
+	path, current, existed, err := r.look()
 	if err != nil {
 		return false, err
 	}
-	current, err := os.ReadFile(path)
-	existed := err == nil
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("dnsmap: %w", err)
-	}
 	base := stripBlocks(current)
-	if program := writtenBy(base); program != "" && r.cfg.Mode == ModeAuto && r.written == nil {
-		return false, fmt.Errorf("%w: %s was written by %s", ErrManaged, path, program)
-	}
 	r.learn(base)
 	want := addBlocks(base, r.cfg.Server.Addr(), r.search(), r.cfg.Alone)
 	there := bytes.Equal(current, want)
@@ -105,6 +97,22 @@ func (r *resolvFile) apply(context.Context) (changed bool, err error) {
 		return false, fmt.Errorf("dnsmap: write %s: %w", path, err)
 	}
 	return true, nil
+}
+
+// look reads the file that is to be changed; one that a program manages is an error.
+func (r *resolvFile) look() (path string, current []byte, existed bool, err error) {
+	if path, err = r.target(); err != nil {
+		return path, nil, false, err
+	}
+	current, err = os.ReadFile(path)
+	existed = err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return path, nil, false, fmt.Errorf("dnsmap: %w", err)
+	}
+	if program := writtenBy(stripBlocks(current)); program != "" && r.cfg.Mode == ModeAuto && r.written == nil {
+		return path, nil, existed, fmt.Errorf("%w: %s was written by %s", ErrManaged, path, program)
+	}
+	return path, current, existed, nil
 }
 
 func (r *resolvFile) search() string {

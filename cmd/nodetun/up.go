@@ -77,7 +77,7 @@ const gcPercent = 400
 func (a *app) upCommand() *cobra.Command {
 	var flags settingFlags
 	var peers []string
-	var detach bool
+	var detach, dryRun bool
 	cmd := &cobra.Command{
 		Use: "up", Short: "run this node: network interface, addresses, routes, names",
 		Long:    "Run this node in the foreground until ^C or `nodetun down`, which undo every change of\nthis host. The first start makes the node's key.",
@@ -86,6 +86,7 @@ func (a *app) upCommand() *cobra.Command {
 	flags.register(cmd.Flags())
 	cmd.Flags().StringArrayVar(&peers, "peer", nil, "peer for this run only, ID or ID@ip:port (repeatable)")
 	cmd.Flags().BoolVar(&detach, "detach", false, "return when the tunnel is up; it goes on in the background")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "change nothing, and say what would be changed")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		load := func() (config.Settings, error) {
 			settings, err := a.settings()
@@ -101,6 +102,9 @@ func (a *app) upCommand() *cobra.Command {
 		extra, err := parsePeers(peers)
 		if err != nil {
 			return usage(err)
+		}
+		if dryRun {
+			return a.showPlan(cmd, &settings)
 		}
 		if err := daemon.CheckPrivilege(); err != nil {
 			return err
@@ -142,6 +146,21 @@ func (a *app) upCommand() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// showPlan prints what a start would change.
+func (a *app) showPlan(cmd *cobra.Command, s *config.Settings) error {
+	plan, err := daemon.Plan(s, a.stateDir, a.socket)
+	if err != nil {
+		return err
+	}
+	p := &printer{cmd.OutOrStdout()}
+	p.linef("nothing was changed; `nodetun up` would")
+	for _, line := range plan {
+		p.linef("  %s", line)
+	}
+	p.linef("and `nodetun down`, or its end, takes all of that back but the files. Whom it contacts: nodetun hosts")
+	return nil
 }
 
 // newLogger makes the logger that the settings ask for.

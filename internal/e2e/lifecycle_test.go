@@ -214,3 +214,39 @@ func TestNetnsOutputIsNotRead(t *testing.T) {
 		}
 	}
 }
+
+// A dry run changes nothing, and tells what a start then does.
+func TestNetnsDryRun(t *testing.T) {
+	a := hosttest.New(t, "a")
+	a.NS.Run(t, "ip", "link", "set", "lo", "up")
+	look := func() string {
+		conf, err := os.ReadFile(filepath.Join("/etc/netns", a.NS.Name, "resolv.conf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.NS.Run(t, "ip", "addr") + a.NS.Run(t, "ip", "-4", "route", "show", "table", "all") + a.NS.Run(t, "ip", "-6", "route", "show", "table", "all") + string(conf)
+	}
+	before := look()
+	if out := a.Nodetun(t, "up", "--dry-run"); !strings.Contains(out, "make the key of this node in ") || !strings.Contains(out, "add marked lines to /etc/resolv.conf") {
+		t.Errorf("the first time:\n%s", out)
+	}
+	if files, err := os.ReadDir(a.Dir); err != nil || len(files) > 0 {
+		t.Errorf("files %v, %v", files, err)
+	}
+	a.ID(t)
+	out := a.Nodetun(t, "up", "--dry-run", "--relay", "none")
+	if after := look(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	a.Start(t, "--relay", "none", "--discovery", "none")
+	self := a.Status(t).Self
+	if want := "give it the addresses " + self.IPv6 + " " + self.IPv4 + "\n"; !strings.Contains(out, want) {
+		t.Errorf("no line %q:\n%s", want, out)
+	}
+	for route := range strings.Lines(a.NS.Run(t, "ip", "-4", "route", "show", "dev", "nodetun0") + a.NS.Run(t, "ip", "-6", "route", "show", "dev", "nodetun0", "proto", "static")) {
+		if want := "route " + strings.Fields(route)[0] + " to it\n"; !strings.Contains(out, want) {
+			t.Errorf("no line %q:\n%s", want, out)
+		}
+	}
+	a.Stop(t)
+}
