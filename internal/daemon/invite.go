@@ -162,6 +162,7 @@ func (d *Daemon) Join(ctx context.Context, r localapi.JoinRequest, progress func
 	if err != nil {
 		return localapi.JoinResult{}, err
 	}
+	defer d.guests.visit(invite.Addr.ID)() // until it is a peer
 	answer, err := d.showInvite(ctx, invite, progress)
 	if err != nil {
 		return localapi.JoinResult{}, err
@@ -185,7 +186,6 @@ func (d *Daemon) showInvite(ctx context.Context, invite identity.Invite, progres
 	id := invite.Addr.ID
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
-	defer d.guests.visit(id)()
 	where := "by discovery"
 	if !invite.Addr.Relay.IsZero() {
 		where = "by its relay " + invite.Addr.Relay.String() + " and directly"

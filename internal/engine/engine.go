@@ -92,6 +92,7 @@ type Engine struct {
 	factsKick chan struct{} // holds one: the facts may have changed
 
 	demand demand
+	joins  atomic.Int32 // that are served
 
 	// peers is replaced whole, never changed: reading it needs no lock. It holds those
 	// of SetPeers and the nodes on demand.

@@ -17,11 +17,12 @@ import (
 const (
 	joinTime = 10 * time.Second // from the connection to the request
 	maxJoin  = 1024             // bytes of the request
+	maxJoins = 16               // that are served at a time
 	// joinLinger is for how long the answer is waited for to arrive.
 	joinLinger = 3 * time.Second
 )
 
-// Invites is who takes those that are no peers yet.
+// Invites is who takes those that are no peers yet. It also has the socket forget them.
 type Invites interface {
 	// Invited reports whether a node that is no peer is listened to.
 	Invited(identity.NodeID) bool
@@ -32,6 +33,11 @@ type Invites interface {
 
 // takeJoin serves a node that is no peer: one request, one answer, and the end.
 func (e *Engine) takeJoin(conn *endpoint.Connection) {
+	defer e.joins.Add(-1)
+	if e.joins.Add(1) > maxJoins {
+		conn.Close(uint64(wire.CloseNotAuthorised), "not authorised")
+		return
+	}
 	ctx, cancel := context.WithTimeout(e.life, joinTime)
 	defer cancel()
 	answer, err := e.answerJoin(ctx, conn)
@@ -50,9 +56,6 @@ func (e *Engine) takeJoin(conn *endpoint.Connection) {
 		}
 	}
 	conn.Close(uint64(code), reason)
-	if e.peer(conn.RemoteNodeID()) == nil {
-		e.cfg.Endpoint.Socket().Forget(conn.RemoteNodeID())
-	}
 }
 
 func (e *Engine) answerJoin(ctx context.Context, conn *endpoint.Connection) (answer wire.Joined, err error) {
