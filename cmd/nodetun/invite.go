@@ -84,11 +84,7 @@ func (a *app) joinCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var progress func(string)
-		if !a.json {
-			progress = func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
-		}
-		result, err := backend.Join(cmd.Context(), r, progress)
+		result, err := backend.Join(cmd.Context(), r, a.progress(cmd))
 		if err != nil {
 			return err
 		}

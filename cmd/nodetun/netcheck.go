@@ -18,11 +18,7 @@ func (a *app) netcheckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var progress func(string)
-		if !a.json {
-			progress = func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
-		}
-		report, err := backend.Netcheck(cmd.Context(), progress)
+		report, err := backend.Netcheck(cmd.Context(), a.progress(cmd))
 		if err != nil {
 			return err
 		}

@@ -64,3 +64,12 @@ func bytes(n uint64) string {
 	}
 	return fmt.Sprintf("%.1f %ciB", value, units[unit])
 }
+
+// progress tells the steps of a command that takes a while, on the standard error; nil with
+// --json.
+func (a *app) progress(cmd *cobra.Command) func(string) {
+	if a.json {
+		return nil
+	}
+	return func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
+}

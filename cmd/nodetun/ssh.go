@@ -45,10 +45,11 @@ func (a *app) sshCommand() *cobra.Command {
 		if !isUser {
 			user, name = "", args[at]
 		}
-		host, err := a.hostOf(cmd.Context(), name)
+		w, err := a.nodeOf(cmd.Context(), name)
 		if err != nil {
 			return err
 		}
+		host := w.FQDN
 		options, err := a.sshOptions(!resolves(cmd.Context(), host))
 		if err != nil {
 			return err
@@ -80,12 +81,6 @@ func sshTarget(args []string) (at int, ok bool) {
 		}
 	}
 	return 0, false
-}
-
-// hostOf is the full name of what the user calls a node.
-func (a *app) hostOf(ctx context.Context, name string) (string, error) {
-	w, err := a.nodeOf(ctx, name)
-	return w.FQDN, err
 }
 
 // nodeOf finds a node, which need not be a peer, by any of its names.
@@ -126,7 +121,8 @@ func (a *app) sshOptions(proxy bool) ([][2]string, error) {
 		{"HostKeyAlgorithms", hostKeyAlgorithms},
 	}
 	if proxy {
-		options = append(options, [2]string{"ProxyCommand", self + " nc %h %p"})
+		// A shell reads this line, and older versions of ssh take any name.
+		options = append(options, [2]string{"ProxyCommand", self + " nc '%h' %p"})
 	}
 	return options, nil
 }
@@ -157,7 +153,7 @@ func (a *app) knownHostsCommand() *cobra.Command {
 func (a *app) ncCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "nc <peer> <port>", Short: "connect the standard input and output with a TCP port of a peer", Args: cobra.ExactArgs(2),
-		Example: "  nodetun nc nas 22\n  ssh -o ProxyCommand='nodetun nc %h %p' nas.node.internal",
+		Example: "  nodetun nc nas 22\n  ssh -o ProxyCommand=\"nodetun nc '%h' %p\" nas.node.internal",
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		port, err := strconv.ParseUint(args[1], 10, 16)

@@ -60,9 +60,13 @@ type Book struct {
 	// answering is when the last invite is over that is answered for, Unix seconds.
 	answering atomic.Int64
 
+	// wrong counts the secrets that were none, by node. It has a lock of its own, which is
+	// held for no longer than a look: packets wait for it.
+	wrongMu sync.Mutex
+	wrong   map[identity.NodeID]int
+
 	mu    sync.Mutex // guards the fields below
 	list  []Invite
-	wrong map[identity.NodeID]int
 	total int
 	pace  ratelimit.Bucket
 	said  time.Time // what the time was when it was last asked for,
@@ -138,7 +142,10 @@ func (b *Book) Add(name string, allow []string, lasts time.Duration, now time.Ti
 	if err := b.saveLocked(list[max(0, len(list)-maxKept):]); err != nil {
 		return secret, entry, err
 	}
-	b.total, b.wrong = 0, make(map[identity.NodeID]int)
+	b.total = 0
+	b.wrongMu.Lock()
+	defer b.wrongMu.Unlock()
+	clear(b.wrong)
 	return secret, entry, nil
 }
 
@@ -186,8 +193,8 @@ func (b *Book) Answering(now time.Time) bool { return now.Unix() < b.answering.L
 // Barred reports whether a node has shown so many wrong secrets that it is not listened to
 // any more.
 func (b *Book) Barred(id identity.NodeID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.wrongMu.Lock()
+	defer b.wrongMu.Unlock()
 	return b.wrong[id] >= perNode
 }
 
@@ -200,7 +207,7 @@ func (b *Book) Use(id identity.NodeID, secret []byte, now time.Time) (Invite, er
 	switch {
 	case b.total >= inAll:
 		return Invite{}, ErrEnded
-	case b.wrong[id] >= perNode:
+	case b.Barred(id):
 		return Invite{}, ErrWrong
 	case !b.pace.Take(now, rate, 4*rate):
 		return Invite{}, ErrBusy
@@ -234,7 +241,9 @@ func (b *Book) Use(id identity.NodeID, secret []byte, now time.Time) (Invite, er
 
 // countWrongLocked counts a wrong secret; too many end all invites that are open.
 func (b *Book) countWrongLocked(id identity.NodeID, now time.Time) error {
+	b.wrongMu.Lock()
 	b.wrong[id]++
+	b.wrongMu.Unlock()
 	if b.total++; b.total < inAll {
 		return ErrWrong
 	}

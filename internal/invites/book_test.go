@@ -188,3 +188,13 @@ func TestUseIsSavedFirst(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Packets of strangers are judged while the file is being written.
+func TestBarredWaitsForNoDisk(t *testing.T) {
+	b := open(t, filepath.Join(t.TempDir(), "invites.json"))
+	b.mu.Lock() // as Use and Add hold it while they write
+	defer b.mu.Unlock()
+	if b.Barred(newID()) || b.Answering(time.Now()) {
+		t.Error("barred, or answering, without a reason")
+	}
+}
