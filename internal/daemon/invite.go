@@ -194,7 +194,11 @@ func (d *Daemon) showInvite(ctx context.Context, invite identity.Invite, progres
 	}
 	progress("dialling " + id.Short() + " " + where)
 	answer, err := d.engine.Join(ctx, invite.Addr, wire.Join{Secret: invite.Secret[:], Name: ownName(d.cfg.Settings.Name)}, func(c *endpoint.Connection) {
-		progress("connected, " + c.PathText())
+		step := "connected"
+		if path := c.PathText(); path != "none" { // it is not known at once
+			step += ", " + path
+		}
+		progress(step)
 	})
 	switch {
 	case errors.Is(err, engine.ErrNotTold):
