@@ -3,7 +3,7 @@
 // host's resolver ask it.
 //
 // It is not a resolver for the world. Everything outside the zone and the
-// reverse zones of the overlay prefixes is refused, except in mode file, where
+// reverse zones of the overlay prefixes is refused, except in the modes where
 // the server stands in resolv.conf for all names and passes the others on to
 // the servers found there.
 //
@@ -27,12 +27,15 @@
 //
 //   - resolved: systemd-resolved over D-Bus, for the zone and the reverse zones
 //     only (routing domains of our link);
-//   - file: a marked block of one line in resolv.conf, first of the nameservers;
-//     every other line, also those edited meanwhile, stays, but the option rotate is
-//     out of force, by which others would be asked first;
+//   - networkmanager, resolvconf, file: a marked block of one line in resolv.conf, first of
+//     the nameservers; every other line, also those edited meanwhile, stays, but the option
+//     rotate is out of force, by which others would be asked first. The first two are for
+//     hosts where that program writes the file (both of Debian's resolvconf are meant):
+//     the block is back a moment after it did;
 //   - none: nothing is touched;
-//   - auto: resolved when it runs and resolv.conf points to it; file when resolv.conf is
-//     a file that no program manages; else nothing, with an advice in the Report.
+//   - auto: resolved when resolv.conf points to it; else the one for who writes the file;
+//     nothing, with an advice in the Report, for programs that no mode knows. What comes
+//     later, or goes, is followed.
 //
 // The other nameservers stay behind ours, so that a node that was killed takes nobody's
 // names with it. musl, the C library of Alpine and OpenWrt, asks all nameservers at once

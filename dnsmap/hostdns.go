@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -17,21 +18,24 @@ type Mode string
 const (
 	ModeAuto           Mode = "auto"
 	ModeResolved       Mode = "resolved"
+	ModeNetworkManager Mode = "networkmanager"
+	ModeResolvconf     Mode = "resolvconf"
 	ModeFile           Mode = "file"
 	ModeNone           Mode = "none"
-	ModeNetworkManager Mode = "networkmanager" // not yet supported
-	ModeResolvconf     Mode = "resolvconf"     // not yet supported
 )
 
 var (
-	// ErrMode is wrapped for a mode that does not exist or is not written yet.
+	// ErrMode is wrapped for a mode that does not exist or not on this host.
 	ErrMode = errors.New("dns mode")
-	// ErrManaged is wrapped in mode file when resolv.conf belongs to another
-	// program that would overwrite it.
+	// ErrManaged is wrapped when resolv.conf belongs to another program than the mode
+	// is for.
 	ErrManaged = errors.New("resolv.conf is managed")
 	// ErrPort is wrapped in mode file when the server does not listen on port 53, the
 	// only one that resolv.conf can mean.
 	ErrPort = errors.New("resolv.conf names port 53 only")
+	// ErrReadOnly is wrapped when resolv.conf cannot be changed even by root: it is
+	// immutable (chattr +i), or its file system read-only.
+	ErrReadOnly = errors.New("it is immutable or read-only")
 	// ErrNoResolved is wrapped in mode resolved when systemd-resolved does not
 	// run in this network namespace.
 	ErrNoResolved = errors.New("systemd-resolved is not running")
@@ -53,12 +57,10 @@ func ParseMode(s string) (Mode, error) {
 	switch m := Mode(s); m {
 	case "":
 		return ModeAuto, nil
-	case ModeAuto, ModeResolved, ModeFile, ModeNone:
+	case ModeAuto, ModeResolved, ModeNetworkManager, ModeResolvconf, ModeFile, ModeNone:
 		return m, nil
-	case ModeNetworkManager, ModeResolvconf:
-		return "", fmt.Errorf("%w %s is not yet supported (use auto, resolved, file or none)", ErrMode, m)
 	default:
-		return "", fmt.Errorf("%w %q is unknown (use auto, resolved, file or none)", ErrMode, s)
+		return "", fmt.Errorf("%w %q is unknown (use auto, resolved, networkmanager, resolvconf, file or none)", ErrMode, s)
 	}
 }
 
@@ -76,29 +78,26 @@ type HostConfig struct {
 	Prefixes []netip.Prefix
 	// Server is where our server listens.
 	Server netip.AddrPort
-	// ResolvConf is the file to change in mode file and to look at in mode
-	// auto; empty means /etc/resolv.conf.
+	// ResolvConf is the file to look at, and to change in the modes that do; empty means
+	// /etc/resolv.conf.
 	ResolvConf string
-	// Managed allows mode file to change a resolv.conf that is a link into the
-	// directory of a program such as systemd-resolved.
-	Managed bool
-	// Alone leaves no other server in resolv.conf in mode file: see Musl.
+	// Alone leaves no other server in resolv.conf: see Musl.
 	Alone bool
 	// StatePath keeps what was changed, for Restore after a crash; empty keeps
 	// nothing.
 	StatePath string
 	// Bus is the address of the D-Bus system bus; empty means the usual one.
 	Bus string
-	// OnServers is called by Apply and Run, in mode file, with the servers
-	// found in resolv.conf, at first and whenever they change. May be nil.
+	// OnServers is called by Apply and Run with the servers found in resolv.conf, when ours
+	// is first there, and whenever they change. May be nil.
 	OnServers func([]string)
 	// Logger; nil discards.
 	Logger *slog.Logger
 }
 
-// Report says what Apply did.
+// Report says what is set up.
 type Report struct {
-	// Mode is what was set up: resolved, file or none.
+	// Mode is never auto.
 	Mode Mode
 	// Advice tells the user what to do by hand; empty when names work.
 	Advice string
@@ -125,9 +124,11 @@ const hostResolvConf = "/etc/resolv.conf"
 type HostDNS struct {
 	cfg HostConfig
 
-	backend backend // nil in mode none and before Apply
+	backend backend  // of the mode that is set up; nil before Apply
+	found   []string // the servers that OnServers was told of last
 
-	found []string // the servers that OnServers was told of last
+	mu     sync.Mutex // guards report
+	report Report
 }
 
 // NewHost checks the configuration; it changes nothing. Errors wrap ErrMode or
@@ -154,70 +155,106 @@ func NewHost(cfg HostConfig) (*HostDNS, error) {
 	return &HostDNS{cfg: cfg}, nil
 }
 
-// Apply sets the mode up. Asked for auto it never fails for want of a resolver
-// that it knows: it then does nothing and says in the Report what can be done.
-// Errors wrap ErrManaged or ErrNoResolved where they apply.
+// Apply sets the mode up. Asked for auto it never fails for want of a resolver that it
+// knows: the Report then says what can be done. Errors wrap ErrMode, ErrManaged, ErrPort,
+// ErrReadOnly or ErrNoResolved where they apply.
 func (h *HostDNS) Apply(ctx context.Context) (Report, error) {
 	if h.backend != nil {
 		return Report{}, errors.New("dnsmap: Apply twice without Undo")
 	}
-	switch h.cfg.Mode {
-	case ModeNone:
-		return Report{Mode: ModeNone, Advice: h.advice()}, nil
-	case ModeFile:
-		return h.use(ctx, ModeFile, newResolvFile(h.cfg))
-	case ModeResolved:
-		return h.use(ctx, ModeResolved, newResolved(h.cfg))
+	if err := h.use(ctx, h.choose()); err != nil {
+		return Report{}, err
 	}
-	if !pointsToResolved(h.cfg.ResolvConf) {
-		report, err := h.use(ctx, ModeFile, newResolvFile(h.cfg))
-		if errors.Is(err, ErrManaged) {
-			h.cfg.Logger.Info("resolv.conf is left alone", "err", err)
-			return Report{Mode: ModeNone, Advice: h.advice()}, nil
-		}
-		return report, err
-	}
-	report, err := h.use(ctx, ModeResolved, newResolved(h.cfg))
-	if err != nil {
-		h.cfg.Logger.Info("systemd-resolved not used", "err", err)
-		return Report{Mode: ModeNone, Advice: h.advice()}, nil
-	}
-	return report, nil
+	h.learn()
+	return h.Report(), nil
+}
+
+// Report says what is set up now: in mode auto that changes with the host.
+func (h *HostDNS) Report() Report {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.report
 }
 
 // Would tells what Apply would set up, and changes nothing. Whether systemd-resolved answers
 // is not tried.
-func (h *HostDNS) Would() Mode {
-	switch {
-	case h.cfg.Mode != ModeAuto:
+func (h *HostDNS) Would() Mode { return h.choose() }
+
+// choose finds the mode for this host as it is.
+func (h *HostDNS) choose() Mode {
+	if h.cfg.Mode != ModeAuto {
 		return h.cfg.Mode
-	case pointsToResolved(h.cfg.ResolvConf):
-		return ModeResolved
 	}
-	if _, _, _, err := newResolvFile(h.cfg).look(); err != nil {
+	path, content, existed, err := readResolvConf(h.cfg.ResolvConf)
+	if err != nil {
 		return ModeNone
 	}
-	return ModeFile
+	content = stripBlocks(content)
+	w := writerOf(path, content)
+	switch {
+	case asksResolved(content):
+		return ModeResolved
+	case w == nil:
+		return ModeFile
+	case !existed, w.mode == "", w.mode == ModeResolved: // not running yet; not known; its file without its stub
+		return ModeNone
+	}
+	return w.mode
 }
 
-func (h *HostDNS) advice() string {
-	return fmt.Sprintf("names in %s do not resolve on this host by themselves: use --dns file, or make your resolver ask %s for %s",
-		h.zone(), h.cfg.Server, h.zone())
+// use sets a mode up in place of what there is. When that fails half-way it is undone; mode
+// auto then takes none, where the host is the reason.
+func (h *HostDNS) use(ctx context.Context, mode Mode) error {
+	if err := h.Undo(); err != nil {
+		return err
+	}
+	b := h.make(mode)
+	_, err := b.apply(ctx)
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		err = errors.Join(err, b.undo(undo))
+		if h.cfg.Mode != ModeAuto || !errors.Is(err, ErrNoResolved) && !errors.Is(err, ErrManaged) {
+			return err
+		}
+		h.cfg.Logger.Debug("names are not set up by themselves", "err", err)
+		b, mode = h.make(ModeNone), ModeNone
+	}
+	h.set(mode, b, err)
+	return nil
+}
+
+// set notes what is in force, and why it is nothing.
+func (h *HostDNS) set(mode Mode, b backend, err error) {
+	h.backend = b
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.report = Report{Mode: mode}
+	if mode == ModeNone {
+		h.report.Advice = h.advice(err)
+	}
+}
+
+func (h *HostDNS) make(mode Mode) backend {
+	switch mode {
+	case ModeResolved:
+		return newResolved(h.cfg)
+	case ModeNone:
+		return &idle{path: h.cfg.ResolvConf}
+	default:
+		return newResolvFile(h.cfg, mode)
+	}
+}
+
+func (h *HostDNS) advice(err error) string {
+	how := "use --dns file, or make your resolver ask"
+	if errors.Is(err, ErrNoResolved) {
+		how = "start systemd-resolved, which resolv.conf names, or make your resolver ask"
+	}
+	return fmt.Sprintf("names in %s do not resolve on this host by themselves: %s %s for %s", h.zone(), how, h.cfg.Server, h.zone())
 }
 
 func (h *HostDNS) zone() string { return h.cfg.Zone[:len(h.cfg.Zone)-1] }
-
-// use applies a backend and keeps it. When that fails half-way it is undone.
-func (h *HostDNS) use(ctx context.Context, mode Mode, b backend) (Report, error) {
-	if _, err := b.apply(ctx); err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		return Report{}, errors.Join(err, b.undo(undo))
-	}
-	h.backend = b
-	h.learn()
-	return Report{Mode: mode}, nil
-}
 
 // learn passes on the servers that the host asked before, if they changed.
 func (h *HostDNS) learn() {
@@ -229,14 +266,15 @@ func (h *HostDNS) learn() {
 	}
 }
 
-// Run puts the settings back when others take them away, until ctx ends, then
-// returns nil. Apply must have succeeded; Undo comes after.
+// Run puts the settings back when others take them away, and in mode auto follows the host
+// to another mode, until ctx ends, then returns nil. Apply must have succeeded; Undo comes
+// after.
 func (h *HostDNS) Run(ctx context.Context) error {
-	if h.backend == nil {
+	if h.cfg.Mode == ModeNone {
 		<-ctx.Done()
 		return nil
 	}
-	defer h.backend.deafen()
+	defer func() { h.backend.deafen() }()
 	// The first look comes soon: what changed before listen was told to nobody.
 	for wait, failed := settle, false; ; {
 		changes := h.backend.listen()
@@ -247,18 +285,36 @@ func (h *HostDNS) Run(ctx context.Context) error {
 			return nil
 		}
 		wait = hostCheck
-		changed, err := h.backend.apply(ctx)
+		err := h.keep(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !failed:
 			h.cfg.Logger.Warn("dns settings cannot be kept", "err", err)
-		case err == nil && changed:
-			h.cfg.Logger.Info("dns settings put back")
 		}
 		failed = err != nil
-		h.learn()
 	}
+}
+
+// keep sets up what is missing, or what the host needs now instead.
+func (h *HostDNS) keep(ctx context.Context) error {
+	was := h.Report().Mode
+	if mode := h.choose(); mode != was {
+		h.backend.deafen()
+		if err := h.use(ctx, mode); err != nil {
+			h.set(ModeNone, h.make(ModeNone), err)
+			return err
+		}
+		if now := h.Report().Mode; now != was {
+			h.cfg.Logger.Info("names are set up anew", "dns", now, "before", was)
+		}
+	} else if changed, err := h.backend.apply(ctx); err != nil {
+		return err
+	} else if changed {
+		h.cfg.Logger.Info("dns settings put back")
+	}
+	h.learn()
+	return nil
 }
 
 // await waits until it is time to look at the settings; false when ctx has ended.
@@ -296,4 +352,26 @@ func (h *HostDNS) Undo() error {
 	err := h.backend.undo(ctx)
 	h.backend = nil
 	return err
+}
+
+// idle is mode none: it only hears of another resolv.conf.
+type idle struct {
+	path  string
+	watch *fileWatch
+}
+
+func (*idle) apply(context.Context) (bool, error) { return false, nil }
+func (*idle) undo(context.Context) error          { return nil }
+func (*idle) servers() []string                   { return nil }
+
+func (i *idle) listen() <-chan struct{} {
+	if i.watch = watchFile(i.watch, i.path); i.watch == nil {
+		return nil
+	}
+	return i.watch.changed
+}
+
+func (i *idle) deafen() {
+	i.watch.close()
+	i.watch = nil
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,41 +16,9 @@ import (
 	"github.com/nodetun/nodetun/internal/nstest"
 )
 
-// lookUp asks the C library 20 times and prints how often it had an answer.
-const lookUp = `#include <netdb.h>
-#include <stdio.h>
-int main(int argc, char **argv) {
-	int found = 0;
-	for (int i = 0; i < 20; i++) {
-		struct addrinfo *list;
-		if (getaddrinfo(argv[1], "22", 0, &list) == 0) {
-			found++;
-			freeaddrinfo(list);
-		}
-	}
-	printf("%d\n", found);
-	return 0;
-}
-`
-
-// compile builds a program of C and returns its path.
-func compile(t *testing.T, compiler string, args ...string) string {
-	t.Helper()
-	nstest.Require(t, compiler)
-	dir := t.TempDir()
-	source, program := filepath.Join(dir, "lookup.c"), filepath.Join(dir, "lookup")
-	if err := os.WriteFile(source, []byte(lookUp), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(compiler, append(args, "-o", program, source)...).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", compiler, err, out)
-	}
-	return program
-}
-
 // musl asks all servers at once; a host of it has no name of ours denied by another.
 func TestNetnsMusl(t *testing.T) {
-	program := compile(t, "musl-gcc", "-static")
+	program := nstest.CompileLookup(t, "musl-gcc", "-static")
 	ns := nstest.New(t, "musl")
 	dir := filepath.Join("/etc/netns", ns.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -85,10 +52,10 @@ func TestNetnsMusl(t *testing.T) {
 }
 
 func TestMuslIsRecognised(t *testing.T) {
-	if dnsmap.UsesMusl(compile(t, "gcc")) {
+	if dnsmap.UsesMusl(nstest.CompileLookup(t, "gcc")) {
 		t.Error("a program of glibc is taken for one of musl")
 	}
-	if !dnsmap.UsesMusl(compile(t, "musl-gcc")) {
+	if !dnsmap.UsesMusl(nstest.CompileLookup(t, "musl-gcc")) {
 		t.Error("a program of musl is not recognised")
 	}
 }

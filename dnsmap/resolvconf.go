@@ -18,11 +18,15 @@ const (
 )
 
 // addBlocks puts our nameserver in front of the file, so that it is asked
-// first, and the search list, if wanted, at its end, where the last one counts. The
+// first, but behind a first line by which a program knows its file, and the search list, if wanted, at its end, where the last one counts. The
 // option rotate, by which others would be asked first, is taken out; if ours is to be
 // alone the other nameservers are too.
 func addBlocks(base []byte, server netip.Addr, search string, alone bool) []byte {
-	out := fmt.Appendf(nil, "%s\nnameserver %s\n%s\n", markBegin, server, markEnd)
+	var out []byte
+	if end := bytes.IndexByte(base, '\n') + 1; writerOf("", base[:end]) != nil {
+		out, base = append(out, base[:end]...), base[end:]
+	}
+	out = fmt.Appendf(out, "%s\nnameserver %s\n%s\n", markBegin, server, markEnd)
 	for line := range bytes.Lines(base) {
 		f := strings.Fields(string(line))
 		switch {
@@ -113,14 +117,10 @@ func searchList(base []byte) []string {
 	return slices.Clone(list)
 }
 
-// pointsToResolved reports whether the programs of this host ask
-// systemd-resolved: the file holds the address of its stub.
-func pointsToResolved(path string) bool {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(nameservers(content), func(s string) bool {
+// asksResolved reports whether a resolv.conf has programs ask systemd-resolved: it holds
+// the address of its stub.
+func asksResolved(base []byte) bool {
+	return slices.ContainsFunc(nameservers(base), func(s string) bool {
 		return s == "127.0.0.53" || s == "127.0.0.54"
 	})
 }

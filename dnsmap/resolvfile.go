@@ -11,24 +11,19 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/nodetun/nodetun/internal/atomicfile"
 )
 
-// managers maps directories into which resolv.conf may link to the programs
-// that write there.
-var managers = []struct{ dir, program string }{
-	{"/run/systemd/resolve/", "systemd-resolved (use --dns resolved)"},
-	{"/usr/lib/systemd/", "systemd-resolved (use --dns resolved)"},
-	{"/run/NetworkManager/", "NetworkManager"},
-	{"/run/resolvconf/", "resolvconf"},
-	{"/etc/resolvconf/run/", "resolvconf"},
-	{"/run/connman/", "connman"},
-}
-
-// resolvFile is mode file.
+// resolvFile is mode file, and the modes named after programs that write resolv.conf:
+// those write it when something changes, and our line is back a moment later. A record of
+// ours among theirs would do instead, but both programs called resolvconf then leave all
+// other servers out, so that a node that was killed took the host's names with it, and
+// NetworkManager has none for links that it did not make.
 type resolvFile struct {
 	cfg     HostConfig
+	mode    Mode
 	written *fileState // nil before the first change
 
 	watch *fileWatch // nil where the system does not tell of changes
@@ -47,15 +42,12 @@ type fileState struct {
 	Written  []byte `json:"written"`
 }
 
-func newResolvFile(cfg HostConfig) *resolvFile { return &resolvFile{cfg: cfg} }
+func newResolvFile(cfg HostConfig, mode Mode) *resolvFile { return &resolvFile{cfg: cfg, mode: mode} }
 
 func (r *resolvFile) servers() []string { return r.found }
 
 func (r *resolvFile) listen() <-chan struct{} {
-	path, err := r.target()
-	if err != nil {
-		path = r.cfg.ResolvConf
-	}
+	path, _ := follow(r.cfg.ResolvConf)
 	if r.watch = watchFile(r.watch, r.cfg.ResolvConf, path); r.watch == nil {
 		return nil
 	}
@@ -83,8 +75,14 @@ func (r *resolvFile) apply(context.Context) (changed bool, err error) {
 		return false, nil
 	}
 	state := fileState{Path: path, Existed: existed, Original: base, Written: want}
-	if r.written != nil && r.written.Path == path {
+	switch {
+	case r.written == nil:
+	case r.written.Path == path:
 		state.Existed = r.written.Existed
+	default: // another file is resolv.conf now
+		if err := restoreFile(*r.written); err != nil {
+			return false, err
+		}
 	}
 	if err := r.save(state); err != nil {
 		return false, err
@@ -93,26 +91,48 @@ func (r *resolvFile) apply(context.Context) (changed bool, err error) {
 	if there { // by a run of which nothing else is left
 		return false, nil
 	}
-	if err := writeFile(path, want); err != nil {
+	switch err := writeFile(path, want); {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return false, fmt.Errorf("dnsmap: write %s: %w: %w", path, ErrReadOnly, err)
+	case err != nil:
 		return false, fmt.Errorf("dnsmap: write %s: %w", path, err)
 	}
 	return true, nil
 }
 
-// look reads the file that is to be changed; one that a program manages is an error.
+// look reads the file that is to be changed. One that a program manages is an error, unless
+// that program's mode is this one, or this is mode file and changing it does no harm.
 func (r *resolvFile) look() (path string, current []byte, existed bool, err error) {
-	if path, err = r.target(); err != nil {
+	path, current, existed, err = readResolvConf(r.cfg.ResolvConf)
+	if err != nil {
 		return path, nil, false, err
 	}
-	current, err = os.ReadFile(path)
-	existed = err == nil
+	w := writerOf(path, stripBlocks(current))
+	switch {
+	case w != nil && !existed:
+		return path, nil, existed, fmt.Errorf("%w: %s is %s's, and is not there", ErrManaged, path, w.program)
+	case w != nil && w.mode == ModeResolved && w.owns(path):
+		return path, nil, existed, fmt.Errorf("%w: %s is %s's (use --dns resolved)", ErrManaged, path, w.program)
+	case r.mode == ModeFile || w != nil && w.mode == r.mode:
+		return path, current, existed, nil
+	case w == nil:
+		return path, nil, existed, fmt.Errorf("%w %s: it does not write %s (use --dns auto)", ErrMode, r.mode, path)
+	default:
+		return path, nil, existed, fmt.Errorf("%w: %s is %s's", ErrManaged, path, w.program)
+	}
+}
+
+// readResolvConf reads a resolv.conf and says which file it is, links followed. It need not
+// exist.
+func readResolvConf(name string) (path string, content []byte, existed bool, err error) {
+	if path, err = follow(name); err != nil {
+		return path, nil, false, err
+	}
+	content, err = os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return path, nil, false, fmt.Errorf("dnsmap: %w", err)
 	}
-	if program := writtenBy(stripBlocks(current)); program != "" && r.cfg.Mode == ModeAuto && r.written == nil {
-		return path, nil, existed, fmt.Errorf("%w: %s was written by %s", ErrManaged, path, program)
-	}
-	return path, current, existed, nil
+	return path, content, err == nil, nil
 }
 
 func (r *resolvFile) search() string {
@@ -133,65 +153,23 @@ func (r *resolvFile) learn(base []byte) {
 	r.found = found
 }
 
-// target follows symbolic links to the file to change.
-func (r *resolvFile) target() (string, error) {
-	path := r.cfg.ResolvConf
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return path, nil
-	} else if err != nil {
-		return "", fmt.Errorf("dnsmap: %w", err)
-	}
-	if info.Mode()&fs.ModeSymlink == 0 {
-		return path, nil
-	}
+// follow follows symbolic links to a file, which need not exist.
+func follow(path string) (string, error) {
 	target, err := filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) { // dangling: its maker does not run
-		target, err = os.Readlink(path)
-		if err == nil && !filepath.IsAbs(target) {
-			target = filepath.Join(filepath.Dir(path), target)
+	if !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			return path, fmt.Errorf("dnsmap: %w", err)
 		}
+		return target, nil
 	}
-	if err != nil {
-		return "", fmt.Errorf("dnsmap: %w", err)
+	target, err = os.Readlink(path)
+	if err != nil { // no link
+		return path, nil
 	}
-	if program := managedBy(target); program != "" && !r.cfg.Managed && !isMountPoint(target) {
-		return "", fmt.Errorf("%w: %s links to %s and belongs to %s", ErrManaged, path, target, program)
+	if !filepath.IsAbs(target) { // dangling: its maker does not run
+		target = filepath.Join(filepath.Dir(path), target)
 	}
 	return target, nil
-}
-
-func managedBy(target string) string {
-	if rest, ok := strings.CutPrefix(target, "/var/run/"); ok {
-		target = "/run/" + rest
-	}
-	for _, m := range managers {
-		if strings.HasPrefix(target, m.dir) {
-			return m.program
-		}
-	}
-	return ""
-}
-
-// writers maps what programs say in the files that they write to their names.
-var writers = []struct{ says, program string }{
-	{"Generated by NetworkManager", "NetworkManager"},
-	{"generated by resolvconf", "resolvconf"},
-	{"Generated by resolvconf", "resolvconf"},
-	{"Generated by Connection Manager", "connman"},
-	{"managed by man:systemd-resolved", "systemd-resolved"},
-	{"autogenerated by netconfig", "netconfig"},
-}
-
-// writtenBy names the program that wrote a resolv.conf and would do so again; empty for
-// a file that nobody manages.
-func writtenBy(content []byte) string {
-	for _, w := range writers {
-		if bytes.Contains(content, []byte(w.says)) {
-			return w.program
-		}
-	}
-	return ""
 }
 
 func (r *resolvFile) save(state fileState) error {

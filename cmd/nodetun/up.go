@@ -35,7 +35,7 @@ func (f *settingFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.bind, "bind", "", "address of the UDP socket, or one of each family")
 	flags.StringArrayVar(&f.relays, "relay", nil, "URL of a relay (repeatable), or none")
 	flags.StringVar(&f.discovery, "discovery", "", "none, or the URL of a discovery server")
-	flags.StringVar(&f.dns, "dns", "", "how the host learns names: auto, resolved, file, none (default auto)")
+	flags.StringVar(&f.dns, "dns", "", "how the host learns names: auto, resolved, networkmanager, resolvconf, file, none (default auto)")
 	flags.BoolVar(&f.noPortmap, "no-portmap", false, "ask no router for a port mapping")
 }
 
@@ -208,7 +208,8 @@ func showReady(p *printer, s localapi.Status, ticket localapi.Ticket) {
 		{"name", s.Self.FQDN},
 		{"addresses", s.Self.IPv6 + ipv4},
 	})
-	if s.Self.DNS == "file" {
+	switch s.Self.DNS {
+	case "file", "networkmanager", "resolvconf":
 		p.linef("names in %s resolve: /etc/resolv.conf asks this node first (to leave the file alone: --dns none)", s.Self.Zone)
 	}
 	p.linef("to let another machine in, make a line for it: sudo nodetun invite")

@@ -95,7 +95,7 @@ func planDNS(s *config.Settings) []string {
 	switch host.Would() {
 	case dnsmap.ModeResolved:
 		return append(list, "tell systemd-resolved to ask there about "+s.Zone)
-	case dnsmap.ModeFile:
+	case dnsmap.ModeFile, dnsmap.ModeNetworkManager, dnsmap.ModeResolvconf:
 		return append(list, "add marked lines to /etc/resolv.conf, so that programs ask there first (to leave the file alone: --dns none)")
 	default:
 		return append(list, "change no DNS settings of this host: names in "+s.Zone+" resolve for who asks there")

@@ -39,10 +39,9 @@ type resolver struct {
 	mu     sync.Mutex // guards the fields below
 	server *dnsmap.Server
 	host   *dnsmap.HostDNS // nil while fail is not
-	report dnsmap.Report
-	fail   error  // why names do not resolve
-	fix    string // what helps
-	detour bool   // … but another server of this host asks ours
+	fail   error           // why names do not resolve
+	fix    string          // what helps
+	detour bool            // … but another server of this host asks ours
 }
 
 func newResolver(d *Daemon) (*resolver, error) {
@@ -111,11 +110,14 @@ func (r *resolver) tell(ctx context.Context, server *dnsmap.Server) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolverTimeout)
 	defer cancel()
-	report, err := host.Apply(ctx)
+	_, err = host.Apply(ctx)
 	switch {
 	case errors.Is(err, dnsmap.ErrPort):
 		holder := portHolder(53)
 		r.failed(fmt.Errorf("port 53 is taken%s", holder.by()), holder.advice(d.names.Zone(), at))
+		return nil
+	case errors.Is(err, dnsmap.ErrReadOnly):
+		r.failed(errors.Join(err, host.Undo()), fmt.Sprintf("sudo chattr -i /etc/resolv.conf, or have your resolver ask %s for %s", at, s.Zone))
 		return nil
 	case err != nil:
 		r.failed(errors.Join(err, host.Undo()), "use the addresses that `nodetun ip <peer>` prints")
@@ -123,7 +125,7 @@ func (r *resolver) tell(ctx context.Context, server *dnsmap.Server) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.host, r.report, r.fail, r.detour = host, report, nil, false
+	r.host, r.fail, r.detour = host, nil, false
 	return nil
 }
 
@@ -228,8 +230,9 @@ func (r *resolver) undo() error {
 // health tells why names do not resolve.
 func (r *resolver) health(warn func(what, fix string)) {
 	r.mu.Lock()
-	fail, fix, advice, detour := r.fail, r.fix, r.report.Advice, r.detour
+	fail, fix, detour := r.fail, r.fix, r.detour
 	r.mu.Unlock()
+	advice := r.report().Advice
 	switch {
 	case detour:
 	case fail != nil:
@@ -243,12 +246,12 @@ func (r *resolver) health(warn func(what, fix string)) {
 	}
 }
 
-// works is the mode in force: resolved, file or none.
-func (r *resolver) works() string {
+// report says what is in force.
+func (r *resolver) report() dnsmap.Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.report.Mode == "" {
-		return string(dnsmap.ModeNone)
+	if r.host == nil || r.fail != nil {
+		return dnsmap.Report{Mode: dnsmap.ModeNone}
 	}
-	return string(r.report.Mode)
+	return r.host.Report()
 }

@@ -35,7 +35,7 @@ type Host struct {
 type Status struct {
 	Self struct {
 		ID, Name, FQDN, IPv6, IPv4 string
-		Relay, NAT                 string
+		Relay, NAT, DNS            string
 		DirectAddresses            []string `json:"direct_addresses"`
 	}
 	Peers  []Peer

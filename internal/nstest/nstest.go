@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -27,6 +28,8 @@ var counter atomic.Uint64
 type NS struct {
 	// Name is its name for `ip netns`, also the path under /run/netns.
 	Name string
+	// Within goes before each program that runs inside: a command that enters more.
+	Within []string
 }
 
 // RequireRoot skips the test unless it runs as root with `ip netns` at hand.
@@ -79,7 +82,7 @@ func (ns *NS) clear(t testing.TB) {
 
 // Cmd prepares a program to run inside the namespace.
 func (ns *NS) Cmd(ctx context.Context, argv ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns.Name}, argv...)...)
+	return exec.CommandContext(ctx, "ip", slices.Concat([]string{"netns", "exec", ns.Name}, ns.Within, argv)...)
 }
 
 // Run runs a program inside the namespace, at most a minute, and returns its
