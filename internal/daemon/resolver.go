@@ -246,6 +246,16 @@ func (r *resolver) health(warn func(what, fix string)) {
 	}
 }
 
+// addr is where the server listens, empty for nowhere.
+func (r *resolver) addr() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server == nil {
+		return ""
+	}
+	return r.server.Addr().String()
+}
+
 // report says what is in force.
 func (r *resolver) report() dnsmap.Report {
 	r.mu.Lock()

@@ -57,7 +57,7 @@ func (d *Daemon) Self(context.Context) (localapi.Self, error) {
 	own := d.table.Self()
 	self := localapi.Self{
 		ID: own.ID, Name: ownName(d.cfg.Settings.Name), FQDN: d.names.FQDN(own.ID), IPv6: own.V6.String(), IPv4: text(own.V4),
-		Version: d.cfg.Version, PID: &pid, UptimeS: &uptime, DirectAddresses: []string{}, Zone: d.names.Zone(), DNS: string(d.resolver.report().Mode),
+		Version: d.cfg.Version, PID: &pid, UptimeS: &uptime, DirectAddresses: []string{}, Zone: d.names.Zone(), DNS: string(d.resolver.report().Mode), DNSServer: d.resolver.addr(),
 	}
 	for _, addr := range d.endpoint.Socket().DirectAddrs() {
 		self.DirectAddresses = append(self.DirectAddresses, addr.Addr.String())

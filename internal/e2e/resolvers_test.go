@@ -184,6 +184,7 @@ func TestNetnsResolversOfDebian(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.SSHWorks(t, key, "bob.node.internal", id)
+			a.Nodetun(t, "doctor", "dns")
 			t.Logf("musl: %s of 20 lookups", strings.TrimSpace(a.NS.Run(t, musl, "bob.node.internal")))
 
 			for _, script := range host.disturbances {
@@ -211,6 +212,40 @@ func TestNetnsResolversOfDebian(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What `doctor` says of a host, and `doctor dns` of names whose way is broken.
+func TestNetnsDoctor(t *testing.T) {
+	r, a := startRelay(t), hosttest.New(t, "a")
+	r.plug(t, a, "10.0.0.1/24")
+	a.Debian(t)
+	a.NS.Run(t, "sh", "-c", "echo nameserver 192.0.2.1 >/etc/resolv.conf")
+	says := func(want string, code int, args ...string) {
+		t.Helper()
+		out, got := a.Try(t, append([]string{"doctor"}, args...)...)
+		if got != code || !strings.Contains(out, want) {
+			t.Errorf("doctor %v: exit code %d, want %d, and %q in\n%s", args, got, code, want, out)
+		}
+	}
+	says("sudo nodetun up", 1)
+	says("not running", 3, "dns")
+	a.Start(t, "--relay", r.url, "--dns", "auto")
+	says("clock      within", 0)
+	says("packets get through it", 0)
+	says("ssh and other programs find", 0, "dns")
+
+	a.NS.Run(t, "sed", "-i", "s/^hosts:.*/hosts: files/", "/etc/nsswitch.conf")
+	says("add dns to the line hosts", 1, "dns")
+	a.NS.Run(t, "sed", "-i", "s/^hosts:.*/hosts: files dns/", "/etc/nsswitch.conf")
+
+	a.NS.Run(t, "nft", "add table inet t; add chain inet t i { type filter hook input priority 0; }; add rule inet t i meta l4proto { tcp, udp } th dport 53 drop")
+	says("nft list ruleset", 1, "dns")
+	a.NS.Run(t, "nft", "delete table inet t")
+	says("ssh and other programs find", 0, "dns")
+
+	a.Stop(t)
+	a.Start(t, "--relay", "none", "--dns", "none")
+	says("have 192.0.2.1 ask 127.0.0.153:53", 1, "dns")
 }
 
 // answers returns an error unless a program on the host prints a text.

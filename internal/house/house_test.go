@@ -73,12 +73,13 @@ var layers = map[string][]string{
 	"internal/engine":   {"identity", "endpoint", "tun", "netstack", "routing", "dnsmap", "magicsock", "magicsock/nodemap", "internal/wire", "internal/packet", "internal/vnet", "internal/rules", "internal/sshkeys"},
 	"internal/config":   {"identity", "internal/atomicfile", "internal/rules", "internal/plaintext", "internal/proxies"},
 	"internal/localapi": {"identity", "magicsock/netcheck"},
+	"internal/doctor":   {"identity", "internal/localapi"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "magicsock/udpconn", "internal/engine",
 		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "internal/invites", "internal/sshkeys", "relay",
 	},
 
-	"cmd/nodetun":            {"identity", "internal/atomicfile", "internal/config", "internal/daemon", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
+	"cmd/nodetun":            {"identity", "internal/atomicfile", "internal/config", "internal/daemon", "internal/doctor", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
 	"endpoint/examples/echo": {"identity", "endpoint", "magicsock"},
 }
 
@@ -95,7 +96,7 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":           {"cmd/nodetun"},
 	"github.com/mdp/qrterminal/v3":     {"cmd/nodetun"},
 	"github.com/pelletier/go-toml/v2":  {"internal/config", "internal/webserver"},
-	"github.com/miekg/dns":             {"dnsmap", "discovery", "internal/discoveryload"},
+	"github.com/miekg/dns":             {"dnsmap", "discovery", "internal/discoveryload", "internal/doctor"},
 	"github.com/godbus/dbus/v5":        {"dnsmap"},
 	"go.etcd.io/bbolt":                 {"discovery/discoveryserver"},
 	"github.com/coder/websocket":       {"relay/relayserver", "relay/relayclient"},

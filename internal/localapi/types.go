@@ -99,8 +99,11 @@ type Self struct {
 	UDP             *bool    `json:"udp"`
 	DirectAddresses []string `json:"direct_addresses"`
 	Zone            string   `json:"zone"`
-	// DNS is how programs of this host learn names: resolved, file, or none.
+	// DNS is how programs of this host learn names: resolved, networkmanager, resolvconf,
+	// file, or none.
 	DNS string `json:"dns"`
+	// DNSServer is where this node answers for names, ip:port; empty for nowhere.
+	DNSServer string `json:"dns_server"`
 }
 
 // Peer is one row of the status.
