@@ -42,10 +42,15 @@ func TestNamesFindings(t *testing.T) {
 		{"no getent", func(n *Names) { n.Library = Answer{Err: errNotAsked} }, []string{"ok", "ok", "ok"}},
 		{"port taken", func(n *Names) { n.Server, n.FromServer, n.Library = netip.AddrPort{}, Answer{Err: errNotAsked}, none }, []string{"nodetun status", "above"}},
 		{"firewall", func(n *Names) { n.FromServer = Answer{Err: errors.New("no answer")}; n.Library = none }, []string{"nft list ruleset", "above"}},
-		{"another program has the address", func(n *Names) { n.FromServer = Answer{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.7")}}; n.Library = none }, []string{"another program has that address", "above"}},
+		{"another program has the address", func(n *Names) {
+			n.FromServer = Answer{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.7")}}
+			n.Library = none
+		}, []string{"another program has that address", "above"}},
 		{"an own server asks ours", func(n *Names) { n.Mode, n.Nameservers = "none", []string{"192.0.2.1"} }, []string{"ok", "ok", "ok"}},
 		{"mode none", func(n *Names) { n.Mode, n.Nameservers, n.First, n.Library = "none", []string{"192.0.2.1"}, none, none }, []string{"ok", "have 192.0.2.1 ask 127.0.0.153:53", "above"}},
-		{"another link of resolved", func(n *Names) { n.Mode, n.Nameservers, n.First, n.Library = "resolved", []string{"127.0.0.53"}, none, none }, []string{"ok", "resolvectl status", "above"}},
+		{"another link of resolved", func(n *Names) {
+			n.Mode, n.Nameservers, n.First, n.Library = "resolved", []string{"127.0.0.53"}, none, none
+		}, []string{"ok", "resolvectl status", "above"}},
 		{"overwritten", func(n *Names) { n.Nameservers, n.First, n.Library = []string{"192.0.2.1"}, none, none }, []string{"ok", "another program writes that file", "above"}},
 		{"nsswitch without dns", func(n *Names) { n.Switch, n.Library = []string{"files", "mdns4_minimal", "[NOTFOUND=return]"}, none }, []string{"ok", "ok", "add dns"}},
 		{"nsswitch ends early", func(n *Names) { n.Switch, n.Library = []string{"files", "mdns", "[NOTFOUND=return]", "dns"}, none }, []string{"ok", "ok", "[NOTFOUND=return]"}},
