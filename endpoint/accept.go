@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
 	"github.com/quic-go/quic-go"
 
@@ -40,7 +38,9 @@ func (e *Endpoint) Accept(ctx context.Context) (*Connection, error) {
 			e.transportEnded(err)
 			return nil, fmt.Errorf("accept: %w", ErrClosed)
 		}
-		handshakeEnded(conn.Context())
+		if !e.cfg.Welcomes {
+			welcome(conn.Context())
+		}
 		id, err := e.acceptable(conn)
 		if err != nil {
 			e.log.Debug("connection refused", "node", id, "err", err)
@@ -70,38 +70,4 @@ func (e *Endpoint) acceptable(conn *quic.Conn) (identity.NodeID, error) {
 		return id, errors.New("not admitted")
 	}
 	return id, nil
-}
-
-// maxPendingHandshakes bounds the handshakes of strangers that are under way
-// at an endpoint which admits everybody (S6).
-const maxPendingHandshakes = 64
-
-// pendingHandshakes counts handshakes that others began.
-type pendingHandshakes struct{ n atomic.Int64 }
-
-// pendingKey finds the end of a pending handshake in its context.
-type pendingKey struct{}
-
-var errTooManyHandshakes = errors.New("too many handshakes")
-
-// handshakeBegins is called by the transport for each connection that somebody
-// dials; an error refuses it. The context ends with the connection.
-func (e *Endpoint) handshakeBegins(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-	if e.cfg.Socket.Admit != nil {
-		return ctx, nil
-	}
-	if e.pending.n.Add(1) > maxPendingHandshakes {
-		e.pending.n.Add(-1)
-		return nil, errTooManyHandshakes
-	}
-	end := sync.OnceFunc(func() { e.pending.n.Add(-1) })
-	context.AfterFunc(ctx, end)
-	return context.WithValue(ctx, pendingKey{}, end), nil
-}
-
-// handshakeEnded says that the connection with this context came up.
-func handshakeEnded(ctx context.Context) {
-	if end, ok := ctx.Value(pendingKey{}).(func()); ok {
-		end()
-	}
 }

@@ -36,6 +36,11 @@ type Config struct {
 	// other protocols are dialled with 30 s and a keep-alive of 1 s, as
 	// iroh-net does.
 	SessionALPNs []string
+	// Welcomes says that the application calls Connection.Welcome when it takes what
+	// Accept returned. Until then a connection counts among the handshakes that others
+	// began, of which there are at most 4 of a node and 64 in all (S6), and a node begins
+	// no more than one a second. False: Accept does it, and there is no such pace.
+	Welcomes bool
 	// IdleTimeout ends a connection from which nothing came. The smaller one of
 	// both sides counts. Zero: 12 h.
 	IdleTimeout time.Duration
@@ -75,7 +80,7 @@ type Endpoint struct {
 	transport *quic.Transport
 	marked    *quic.Transport // the second path to every node, for renewals
 	resets    *resetGuard
-	pending   pendingHandshakes
+	pending   handshakes
 	renewals  sync.WaitGroup // of connections, begun under mu before stopping
 	lookups   lookups
 	log       *slog.Logger
@@ -146,9 +151,11 @@ func New(cfg Config) (*Endpoint, error) {
 		return nil, err
 	}
 	e.socket = socket
+	e.pending.paced = cfg.Welcomes
 	e.resets = &resetGuard{PacketConn: socket.PacketConn()}
 	e.transport = &quic.Transport{
 		Conn: e.resets, ConnectionIDGenerator: connIDs{}, ConnContext: e.handshakeBegins,
+		VerifySourceAddress: e.mustProve,
 	}
 	e.marked = &quic.Transport{Conn: socket.MarkedConn(), ConnectionIDGenerator: connIDs{}}
 	if len(cfg.ResetSalt) > 0 {

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quic-go/quic-go"
-
 	"github.com/nodetun/nodetun/discovery"
 	"github.com/nodetun/nodetun/discovery/discoveryserver"
 	"github.com/nodetun/nodetun/discovery/discoveryserver/discoverytest"
@@ -326,43 +324,6 @@ func TestAdmit(t *testing.T) {
 	<-c.Context().Done()
 	if got, _ := Cause(c.CloseCause()); got.Code != codeNotAuthorised || !got.Remote {
 		t.Errorf("closed with %+v", got)
-	}
-}
-
-// S6: an open endpoint has a bounded number of handshakes of strangers.
-func TestPendingHandshakes(t *testing.T) {
-	e, err := New(loopback())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close(0, "")
-	var ends []context.CancelFunc
-	for i := range maxPendingHandshakes {
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		ctx, err := e.handshakeBegins(ctx, &quic.ClientInfo{})
-		if err != nil {
-			t.Fatalf("handshake %d: %v", i, err)
-		}
-		if i == 0 {
-			cancel = func() { handshakeEnded(ctx) }
-		}
-		ends = append(ends, cancel)
-	}
-	refused := func() bool { _, err := e.handshakeBegins(context.Background(), &quic.ClientInfo{}); return err != nil }
-	if !refused() {
-		t.Error("one too many is taken")
-	}
-	ends[0]()
-	ends[0]()
-	if refused() {
-		t.Error("refused although one came up")
-	}
-	ends[1]()
-	for e.pending.n.Load() == maxPendingHandshakes { // AfterFunc runs beside us
-		if withTimeout(t).Err() != nil {
-			t.Fatal("the end of a handshake is not counted")
-		}
 	}
 }
 

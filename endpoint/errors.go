@@ -99,6 +99,12 @@ func withReason(text, reason string) string {
 	return text + ": " + identity.Clean(reason, 120)
 }
 
+// Busy reports whether the other side refused to begin a connection (CONNECTION_REFUSED of
+// RFC 9000 20.1): it has too many, or was asked too often.
+func (e CloseError) Busy() bool {
+	return e.Kind == Transport && e.Remote && e.Code == uint64(quic.ConnectionRefused)
+}
+
 // Unwrap returns the error that quic-go gave.
 func (e CloseError) Unwrap() error { return e.err }
 

@@ -64,6 +64,9 @@ type Config struct {
 	// Paired says that a node is a peer for good. It is called under a lock:
 	// it must not call back into this package. Nil: no node is.
 	Paired func(identity.NodeID) bool
+	// Denied says that a node is admitted only to be told that it is not welcome: it gets
+	// a pong, and a handshake now and then (S6). Called as Paired is; nil: no node is.
+	Denied func(identity.NodeID) bool
 	// DNS finds the addresses of relays and STUN servers; nil: as package net does.
 	DNS *net.Resolver
 	// Fwmark is the firewall mark of every underlay packet; 0 is none.
@@ -194,7 +197,7 @@ func New(cfg Config) (*Conn, error) {
 	c.tunnels = newTunnels(c)
 	c.answers = &answers{c: c, seen: make(map[netip.AddrPort]udpconn.Local)}
 	c.paths = newPaths(nodemap.New(nodemap.Config{
-		Self: c.self, Peer: cfg.Paired, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch, Detour: c.tunnels.detour,
+		Self: c.self, Peer: cfg.Paired, Denied: cfg.Denied, Open: cfg.Admit == nil, LoopbackOK: c.addrs.loopbackOK(), Punch: cfg.Punch, Detour: c.tunnels.detour,
 	}), cfg.TunPrefixes)
 	c.relays = relayactor.New(relayactor.Config{
 		Key: cfg.Key, Logger: cfg.Logger,

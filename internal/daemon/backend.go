@@ -48,7 +48,7 @@ func (d *Daemon) Whois(_ context.Context, asked string) (localapi.Whois, error) 
 	switch {
 	case id == d.key.NodeID():
 		w.Kind = "self"
-	case d.engine.Paired(id):
+	case d.engine.Paired(id), d.engine.Denied(id):
 		w.Kind = "peer"
 	}
 	return w, nil

@@ -32,7 +32,7 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 		socket.RelayTokens = map[identity.RelayURL]string{to: token}
 	}
 	socket.Key, socket.Logger = d.key, d.log
-	socket.Admit, socket.Paired = d.admit, d.paired
+	socket.Admit, socket.Paired, socket.Denied = d.admit, d.paired, d.denied
 	socket.TunPrefixes = d.prefixes()
 	socket.Inside = func(ctx context.Context, send func([]byte) error) bool {
 		e := d.admits.Load()
@@ -41,7 +41,7 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 	socket.OnPathChange = func(magicsock.PathChange) { d.addressesChanged() }
 	socket.OnAddrsChange, socket.OnNetInfo = d.addressesChanged, d.netInfoChanged
 	d.endpoint, err = endpoint.New(endpoint.Config{
-		ALPNs: []string{wire.ALPN}, SessionALPNs: []string{wire.ALPN},
+		ALPNs: []string{wire.ALPN}, SessionALPNs: []string{wire.ALPN}, Welcomes: true,
 		IdleTimeout: s.SessionTimeout, ResetSalt: d.salt, Logger: d.log,
 		Socket: socket, Resolver: d.finder.resolvers(),
 	})
@@ -97,6 +97,12 @@ func (d *Daemon) admit(id identity.NodeID) bool {
 func (d *Daemon) paired(id identity.NodeID) bool {
 	e := d.admits.Load()
 	return e != nil && e.Paired(id)
+}
+
+// denied asks the engine, once there is one, whether a node is a peer that is refused.
+func (d *Daemon) denied(id identity.NodeID) bool {
+	e := d.admits.Load()
+	return e != nil && e.Denied(id)
 }
 
 // onDemand is what the settings say about nodes that are no peers.

@@ -160,6 +160,11 @@ func (e *Engine) accept(conn *endpoint.Connection) {
 		conn.Close(uint64(wire.CloseDenied), "denied")
 		return
 	}
+	defer p.greeting.Add(-1)
+	if p.greeting.Add(1) > maxGreeting {
+		conn.Close(uint64(wire.CloseReplaced), "too many connections")
+		return
+	}
 	ctx, cancel := context.WithTimeout(e.life, dialTimeout)
 	defer cancel()
 	s, err := p.handshake(ctx, conn, p.id, false)
@@ -171,6 +176,7 @@ func (e *Engine) accept(conn *endpoint.Connection) {
 		e.log.Debug("a peer's connection did not come up", "peer", p.id, "err", err)
 		return
 	}
+	conn.Welcome()
 	p.adopt(s)
 }
 
@@ -332,6 +338,10 @@ func (p *peer) dialFailed(err error) {
 	closed, _ := endpoint.Cause(err)
 	text, refused := closeText(closed, err)
 	switch {
+	case closed.Busy() && p.wasRefused(): // it says so once a minute
+		return
+	case closed.Busy():
+		text = "it takes no more connections at the moment"
 	case errors.Is(err, endpoint.ErrNoAddress):
 		text = "nobody knows where it is" // what each source says: nodetun lookup
 	case text == "", errors.Is(err, context.DeadlineExceeded), closed.Kind == endpoint.Idle:

@@ -210,6 +210,8 @@ func (e *Engine) replacePeers(list []Peer) (old map[identity.NodeID]*peer, fresh
 		p := old[entry.ID]
 		if p == nil {
 			p = newPeer(e, entry.ID)
+		}
+		if !p.allowed() && !entry.Rules.Empty() { // new, or denied until now: it waits to hear
 			fresh = append(fresh, p)
 		}
 		next[entry.ID] = p
@@ -249,10 +251,17 @@ func (e *Engine) greet(fresh []*peer) {
 // is a peer, denied ones included, who are told so, or one that this host dials.
 func (e *Engine) Admit(id identity.NodeID) bool { return e.peer(id) != nil }
 
-// Paired reports whether the node is a peer, and not merely one that this host dials.
+// Paired reports whether the node is a peer that may know where this host is: not denied,
+// and not merely one that this host dials.
 func (e *Engine) Paired(id identity.NodeID) bool {
 	p := e.peer(id)
-	return p != nil && !p.access.Load().onDemand
+	return p != nil && p.allowed() && !p.access.Load().onDemand
+}
+
+// Denied reports whether the node is a peer that is refused.
+func (e *Engine) Denied(id identity.NodeID) bool {
+	p := e.peer(id)
+	return p != nil && !p.allowed()
 }
 
 // peer returns the entry of a node, nil when it is neither a peer nor one on demand.

@@ -37,6 +37,8 @@ type peer struct {
 	// lastSeen is when something of the peer last arrived, in Unix nanoseconds.
 	lastSeen atomic.Int64
 	denials  rate
+	// greeting counts connections that the peer dialled and that wait for its hello.
+	greeting atomic.Int32
 	// used is when this host last sent something to a node on demand, in Unix
 	// nanoseconds, to the minute.
 	used atomic.Int64
@@ -73,6 +75,8 @@ type peer struct {
 const (
 	maxWaiting = 64
 	maxTCP     = 4096 // flows of one peer
+	// maxGreeting bounds connections whose hello has not come (S6).
+	maxGreeting = 2
 )
 
 func newPeer(e *Engine, id identity.NodeID) *peer {
@@ -191,6 +195,13 @@ func (p *peer) fail(text string, refused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lastErr, p.refused = text, refused
+}
+
+// wasRefused reports whether the peer said no when it was asked last.
+func (p *peer) wasRefused() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // saw notes a sign of life.

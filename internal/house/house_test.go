@@ -63,7 +63,7 @@ var layers = map[string][]string{
 	"discovery/pkarr":           {"identity", "discovery"},
 	"discovery/discoveryserver": {"identity", "discovery", "discovery/pkarr", "discovery/dht", "internal/metrics", "internal/ratelimit", "internal/webserver"},
 	"discovery/discoveryserver/discoverytest": {"discovery", "discovery/discoveryserver", "discovery/dns", "discovery/pkarr"},
-	"endpoint": {"identity", "magicsock/...", "discovery", "discovery/dns", "relay/..."},
+	"endpoint": {"identity", "magicsock/...", "discovery", "discovery/dns", "relay/...", "internal/ratelimit"},
 
 	"tun":      {"internal/vnet"},
 	"netstack": {"internal/vnet", "internal/packet"},

@@ -105,7 +105,7 @@ func (m *Map) change(now time.Time, n *node, conn ConnType, route Route, reason 
 // resendMissed sends the last packets again on the part of the new path that the
 // old one did not have: the old one swallowed them.
 func (m *Map) resendMissed(n *node, before ConnType, from, to Route) {
-	if before != ConnDirect && before != ConnMixed {
+	if before != ConnDirect && before != ConnMixed || m.limited(n) {
 		return
 	}
 	if to.UDP == from.UDP {

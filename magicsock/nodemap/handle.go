@@ -135,7 +135,7 @@ func (n *node) relayUnproven(now time.Time) bool {
 // resend sends the last packets again if silence made that necessary and there
 // is a path now.
 func (m *Map) resend(n *node) {
-	if n.use.resend && n.choice.conn != ConnNone {
+	if n.use.resend && n.choice.conn != ConnNone && !m.limited(n) {
 		n.use.resend = false
 		m.add(Action{Kind: Resend, Node: n.id, Route: n.choice.route})
 	}

@@ -217,6 +217,38 @@ func TestStrangerGetsPongOnly(t *testing.T) {
 	wantKinds(t, "dialled", acts, SendPing)
 }
 
+// A denied node gets a pong and nothing else, whatever it was before (S6, S11).
+func TestDeniedGetsPongOnly(t *testing.T) {
+	denied := false
+	w := newWorld(t, func(c *Config) {
+		c.Peer = func(id identity.NodeID) bool { return id == bob && !denied }
+		c.Denied = func(id identity.NodeID) bool { return id == bob && denied }
+	})
+	url := testURL(t, relayA)
+	w.add(bob, relayA, bobUDP)
+	_, acts := w.route(bob)
+	w.pong(acts, bobUDP)
+	if r, _ := w.route(bob); r.UDP != bobUDP {
+		t.Fatalf("route %+v", r)
+	}
+	denied = true
+	w.pass(20 * time.Second) // what was on its way
+	wantKinds(t, "ping", w.ping(bob, bobUDP2, 1200), SendPong)
+	wantKinds(t, "relay ping", w.m.HandlePing(w.now, bob, RelayAddr(url), w.newTx(), 124), SendPong)
+	wantKinds(t, "call-me-maybe", w.m.HandleCallMeMaybe(w.now, bob, url, []netip.AddrPort{numberedAddr(7)}))
+	w.m.Received(w.now, UDPAddr(bobUDP2), identity.NodeID{}, 1200)
+	acts, _ = w.pass(time.Minute)
+	wantKinds(t, "time", acts)
+	if claims := w.m.Claims(w.now); slices.ContainsFunc(claims, func(c Claim) bool { return c.Paired }) {
+		t.Errorf("its word of our address counts: %+v", claims)
+	}
+	denied = false
+	_, acts = w.route(bob)
+	if !slices.ContainsFunc(acts, func(a Action) bool { return a.Kind == SendPing }) {
+		t.Errorf("allowed again, nothing is asked: %+v", acts)
+	}
+}
+
 // A flood of strangers keeps at most 256 entries, pushes out no one else, and is
 // forgotten after 30 s (S6).
 func TestStrangerFlood(t *testing.T) {

@@ -181,7 +181,9 @@ func (m *Map) isPaired(id identity.NodeID) bool { return m.cfg.Peer != nil && m.
 func (n *node) stranger() bool { return !n.paired && !n.wanted && !n.established }
 
 // limited says that the node gets pongs and nothing else (S6).
-func (m *Map) limited(n *node) bool { return m.cfg.Open && n.stranger() }
+func (m *Map) limited(n *node) bool {
+	return m.cfg.Open && n.stranger() || m.cfg.Denied != nil && m.cfg.Denied(n.id)
+}
 
 // Remove forgets a node: its addresses, its mapped address and its relay.
 func (m *Map) Remove(id identity.NodeID) {
@@ -321,7 +323,7 @@ func (m *Map) Claims(now time.Time) []Claim {
 	for _, n := range m.list {
 		if age(now, n.claim.At) <= time.Minute {
 			c := n.claim
-			c.Paired = n.paired
+			c.Paired = m.isPaired(n.id)
 			out = append(out, c)
 		}
 	}

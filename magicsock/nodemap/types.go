@@ -182,6 +182,9 @@ type Config struct {
 	// Peer says that a node is paired: never pruned, never a stranger. It is
 	// called with the Map's guard held and must be quick. Nil means no node is.
 	Peer func(identity.NodeID) bool
+	// Denied says that a node is limited like a stranger, whatever is known of it. It is
+	// called as Peer is. Nil means no node is.
+	Denied func(identity.NodeID) bool
 	// NewTxID makes random transaction ids. Nil means crypto/rand.
 	NewTxID func() disco.TxID
 	// Open says that every node is admitted (library endpoint): nodes that we
