@@ -46,7 +46,7 @@ func newRoot(a *app) *cobra.Command {
 	a.flags = flags
 	root.AddCommand(
 		a.upCommand(), a.downCommand(), a.statusCommand(), a.idCommand(), a.ipCommand(), a.nameCommand(), a.whoisCommand(), a.ticketCommand(),
-		a.peerCommand(), a.inviteCommand(), a.joinCommand(), a.allowCommand(), a.denyCommand(), a.checkCommand(), a.forgetCommand(), a.sshCommand(), a.ncCommand(), a.sshConfigCommand(), a.knownHostsCommand(), a.pingCommand(), a.whyCommand(), a.netcheckCommand(), a.doctorCommand(), a.lookupCommand(), a.hostsCommand(), a.relayCommand(), a.discoveryCommand(), a.versionCommand(),
+		a.peerCommand(), a.inviteCommand(), a.joinCommand(), a.pairCommand(), a.allowCommand(), a.denyCommand(), a.checkCommand(), a.forgetCommand(), a.sshCommand(), a.ncCommand(), a.sshConfigCommand(), a.knownHostsCommand(), a.pingCommand(), a.whyCommand(), a.netcheckCommand(), a.doctorCommand(), a.lookupCommand(), a.hostsCommand(), a.relayCommand(), a.discoveryCommand(), a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {
 		a.finish(cmd)

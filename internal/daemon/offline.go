@@ -244,6 +244,11 @@ func (o *Offline) Join(context.Context, localapi.JoinRequest, func(string)) (loc
 	return localapi.JoinResult{}, localapi.ErrNotRunning
 }
 
+// Pair implements localapi.Backend.
+func (o *Offline) Pair(context.Context, localapi.PairRequest, func(string), func(localapi.PairQuestion) bool) (localapi.JoinResult, error) {
+	return localapi.JoinResult{}, localapi.ErrNotRunning
+}
+
 // Reload implements localapi.Backend.
 func (o *Offline) Reload(context.Context) error { return localapi.ErrNotRunning }
 

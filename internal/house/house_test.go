@@ -41,6 +41,7 @@ var layers = map[string][]string{
 	"internal/procstat":      {},
 	"internal/ratelimit":     {},
 	"internal/sshkeys":       {},
+	"internal/pairing":       {"identity"},
 	"internal/invites":       {"identity", "internal/atomicfile", "internal/ratelimit"},
 
 	"magicsock/disco":           {"identity"},
@@ -76,7 +77,7 @@ var layers = map[string][]string{
 	"internal/doctor":   {"identity", "internal/localapi"},
 	"internal/daemon": {
 		"identity", "internal/wire", "endpoint", "tun", "routing", "dnsmap", "discovery/...", "magicsock", "magicsock/nodemap", "magicsock/netcheck", "magicsock/relayactor", "magicsock/udpconn", "internal/engine",
-		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "internal/invites", "internal/sshkeys", "relay",
+		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "internal/invites", "internal/pairing", "internal/sshkeys", "relay",
 	},
 
 	"cmd/nodetun":            {"identity", "internal/atomicfile", "internal/config", "internal/daemon", "internal/doctor", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
@@ -106,6 +107,7 @@ var homes = map[string][]string{
 	"github.com/jackc/pgx/v5":          {"discovery/discoveryserver"},
 	"github.com/prometheus":            {"internal/metrics"},
 	"golang.org/x/crypto/ssh":          {"identity", "internal/sshkeys"},
+	"golang.org/x/crypto/scrypt":       {"internal/pairing"},
 	"golang.org/x/crypto/acme":         {"relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
 	"github.com/pires/go-proxyproto":   {"relay/relayserver", "internal/webserver"},
 	"golang.org/x/net/http/httpproxy":  {"internal/proxies"},

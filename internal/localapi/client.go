@@ -208,7 +208,7 @@ func (c *Client) Hosts(ctx context.Context) ([]HostUse, error) {
 
 // Netcheck implements Backend.
 func (c *Client) Netcheck(ctx context.Context, progress func(string)) (Netcheck, error) {
-	return follow[Netcheck](ctx, c, http.MethodGet, "/v1/netcheck", nil, progress)
+	return follow[Netcheck](ctx, c, http.MethodGet, "/v1/netcheck", nil, steps{progress: progress})
 }
 
 // Invite implements Backend.
@@ -218,11 +218,16 @@ func (c *Client) Invite(ctx context.Context, r InviteRequest) (Invite, error) {
 
 // Join implements Backend.
 func (c *Client) Join(ctx context.Context, r JoinRequest, progress func(string)) (JoinResult, error) {
-	return follow[JoinResult](ctx, c, http.MethodPost, "/v1/join", r, progress)
+	return follow[JoinResult](ctx, c, http.MethodPost, "/v1/join", r, steps{progress: progress})
+}
+
+// Pair implements Backend.
+func (c *Client) Pair(ctx context.Context, r PairRequest, progress func(string), ask func(PairQuestion) bool) (JoinResult, error) {
+	return follow[JoinResult](ctx, c, http.MethodPost, "/v1/pair", r, steps{progress, ask})
 }
 
 // follow asks what is answered step by step.
-func follow[Out any](ctx context.Context, c *Client, method, path string, in any, progress func(string)) (out Out, err error) {
+func follow[Out any](ctx context.Context, c *Client, method, path string, in any, steps steps) (out Out, err error) {
 	resp, err := c.open(ctx, method, path, in)
 	if err != nil {
 		return out, err
@@ -239,8 +244,13 @@ func follow[Out any](ctx context.Context, c *Client, method, path string, in any
 			return out, &Error{Kind: line.Error.Kind, Text: line.Error.Text}
 		case line.Result != nil:
 			return *line.Result, nil
-		case progress != nil && line.Step != "":
-			progress(line.Step)
+		case line.Question != nil && steps.ask != nil:
+			answer := pairAnswer{ID: line.Question.ID, Same: steps.ask(*line.Question)}
+			if err := c.call(ctx, http.MethodPost, "/v1/pair/answer", answer, nil); err != nil {
+				return out, err
+			}
+		case steps.progress != nil && line.Step != "":
+			steps.progress(line.Step)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package localapi
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"io"
@@ -32,6 +33,8 @@ type ServerConfig struct {
 type Server struct {
 	cfg  ServerConfig
 	http *http.Server
+	// questions that wait for an answer: a chan bool by the ID.
+	questions sync.Map
 }
 
 // NewServer makes a server; it starts nothing.
@@ -122,17 +125,25 @@ func (s *Server) routes() http.Handler {
 	read("GET /v1/why", func(r *http.Request) (any, error) { return b.Why(r.Context(), r.FormValue("peer")) })
 	read("GET /v1/lookup", func(r *http.Request) (any, error) { return b.Lookup(r.Context(), r.FormValue("node")) })
 	read("GET /v1/hosts", func(r *http.Request) (any, error) { return b.Hosts(r.Context()) })
-	mux.Handle("GET /v1/netcheck", s.allowed(accessRead, stream(s, func(r *http.Request, progress func(string)) (Netcheck, error) {
-		return b.Netcheck(r.Context(), progress)
+	mux.Handle("GET /v1/netcheck", s.allowed(accessRead, stream(s, func(r *http.Request, steps steps) (Netcheck, error) {
+		return b.Netcheck(r.Context(), steps.progress)
 	})))
 	trust("POST /v1/invite", with(b.Invite))
-	mux.Handle("POST /v1/join", s.allowed(accessAll, stream(s, func(r *http.Request, progress func(string)) (JoinResult, error) {
+	mux.Handle("POST /v1/join", s.allowed(accessAll, stream(s, func(r *http.Request, steps steps) (JoinResult, error) {
 		in, err := body[JoinRequest](r)
 		if err != nil {
 			return JoinResult{}, err
 		}
-		return b.Join(r.Context(), in, progress)
+		return b.Join(r.Context(), in, steps.progress)
 	})))
+	mux.Handle("POST /v1/pair", s.allowed(accessAll, stream(s, func(r *http.Request, steps steps) (JoinResult, error) {
+		in, err := body[PairRequest](r)
+		if err != nil {
+			return JoinResult{}, err
+		}
+		return b.Pair(r.Context(), in, steps.progress, steps.ask)
+	})))
+	trust("POST /v1/pair/answer", with(s.answerPair))
 	trust("POST /v1/peers", with(b.AddPeer))
 	trust("POST /v1/allow", with(b.Allow))
 	trust("POST /v1/deny", with(b.Deny))
@@ -214,8 +225,24 @@ func readBody(w http.ResponseWriter, r *http.Request) error {
 	return limit.SetReadDeadline(time.Time{})
 }
 
-// stream answers with one line for each step and one with the outcome.
-func stream[Out any](s *Server, f func(r *http.Request, progress func(string)) (Out, error)) http.HandlerFunc {
+// steps are how a question that takes a while talks with who asked.
+type steps struct {
+	progress func(string)
+	ask      func(PairQuestion) bool
+}
+
+// answerPair takes the answer to a question that waits for it.
+func (s *Server) answerPair(_ context.Context, a pairAnswer) (any, error) {
+	waiting, ok := s.questions.LoadAndDelete(a.ID)
+	if !ok {
+		return nil, Wrap(KindNotFound, errors.New("nobody waits for that answer"))
+	}
+	waiting.(chan bool) <- a.Same
+	return nil, nil
+}
+
+// stream answers with one line for each step, or question, and one with the outcome.
+func stream[Out any](s *Server, f func(*http.Request, steps) (Out, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/jsonl")
 		var mu sync.Mutex // steps come from several goroutines
@@ -227,7 +254,22 @@ func stream[Out any](s *Server, f func(r *http.Request, progress func(string)) (
 				_ = http.NewResponseController(w).Flush()
 			}
 		}
-		out, err := f(r, func(step string) { send(streamLine[Out]{Step: step}) })
+		out, err := f(r, steps{
+			progress: func(step string) { send(streamLine[Out]{Step: step}) },
+			ask: func(q PairQuestion) bool {
+				q.ID = rand.Text()
+				answer := make(chan bool, 1)
+				s.questions.Store(q.ID, answer)
+				defer s.questions.Delete(q.ID)
+				send(streamLine[Out]{Question: &q})
+				select {
+				case same := <-answer:
+					return same
+				case <-r.Context().Done():
+					return false
+				}
+			},
+		})
 		if err != nil {
 			send(streamLine[Out]{Error: &wireError{KindOf(err), err.Error()}})
 			return
@@ -238,9 +280,10 @@ func stream[Out any](s *Server, f func(r *http.Request, progress func(string)) (
 
 // streamLine is one line of such an answer: exactly one field is set.
 type streamLine[Out any] struct {
-	Step   string     `json:"step,omitempty"`
-	Result *Out       `json:"result,omitempty"`
-	Error  *wireError `json:"error,omitempty"`
+	Step     string        `json:"step,omitempty"`
+	Question *PairQuestion `json:"question,omitempty"`
+	Result   *Out          `json:"result,omitempty"`
+	Error    *wireError    `json:"error,omitempty"`
 }
 
 func (s *Server) answer(w http.ResponseWriter, status int, v any) {

@@ -43,6 +43,10 @@ type Backend interface {
 	// nil, is told each step.
 	Invite(context.Context, InviteRequest) (Invite, error)
 	Join(ctx context.Context, r JoinRequest, progress func(string)) (JoinResult, error)
+	// Pair meets the node on which the same code is typed and makes both peers of each
+	// other, when ask, which is shown what the owners have to compare, says so on both
+	// sides. progress may be nil.
+	Pair(ctx context.Context, r PairRequest, progress func(string), ask func(PairQuestion) bool) (JoinResult, error)
 	// Reload reads settings and peers again.
 	Reload(context.Context) error
 	// Down asks the node to end; it returns before that.
@@ -391,6 +395,30 @@ type JoinResult struct {
 	Peer PeerEntry `json:"peer"`
 	// Added is false when the peer was there before.
 	Added bool `json:"added"`
+}
+
+// PairRequest begins to pair.
+type PairRequest struct {
+	// Code is the one that the other node shows; empty makes one and waits.
+	Code string `json:"code,omitempty"`
+	// Name and Allow are as in JoinRequest.
+	Name  string   `json:"name,omitempty"`
+	Allow []string `json:"allow,omitempty"`
+}
+
+// PairQuestion is what both owners have to see.
+type PairQuestion struct {
+	// ID is for the answer.
+	ID string `json:"id"`
+	// Name is what the other node calls itself, Check the digits to compare.
+	Name  string `json:"name"`
+	Check string `json:"check"`
+}
+
+// pairAnswer answers a PairQuestion.
+type pairAnswer struct {
+	ID   string `json:"id"`
+	Same bool   `json:"same"`
 }
 
 // RulesRequest names a peer and rules.
