@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -15,12 +16,19 @@ import (
 // dial is a connection attempt under way; failed takes an ICMP error.
 type dial struct{ failed chan error }
 
+// portWait is how long Dial waits for a port that another flow to the same place has: as the
+// caller uses it again, that one is about to end.
+const (
+	portWait = 5 * time.Second
+	portLook = 2 * time.Millisecond
+)
+
 // Dial connects from src to dst and waits until that has succeeded or failed.
-// Both are of one family. If the port of src is zero, or already used for a
-// connection to dst, any free port is taken.
+// Both are of one family. If the port of src is zero any free one is taken, and no other
+// than src's if it is not: while a connection from there to dst ends, Dial waits.
 //
-// Errors wrap ErrRefused, ErrTimeout (also when ctx has a deadline that passed),
-// ErrHostUnreachable, ErrNetUnreachable, ErrAddress, ErrClosed when the stack
+// Errors wrap ErrRefused, ErrTimeout (also when ctx has a deadline that passed, and when the
+// port does not get free), ErrHostUnreachable, ErrNetUnreachable, ErrAddress, ErrClosed when the stack
 // is closed, or are ctx's.
 func (s *Stack) Dial(ctx context.Context, src, dst netip.AddrPort) (*Flow, error) {
 	if !src.Addr().IsValid() || src.Addr().Is4() != dst.Addr().Is4() || dst.Port() == 0 ||
@@ -32,8 +40,19 @@ func (s *Stack) Dial(ctx context.Context, src, dst netip.AddrPort) (*Flow, error
 	}
 	defer s.work.Done()
 	f, err := s.dialFrom(ctx, src, dst)
-	if errors.Is(err, errPortTaken) {
-		f, err = s.dialFrom(ctx, netip.AddrPortFrom(src.Addr(), 0), dst)
+	for began := time.Now(); errors.Is(err, errPortTaken) && time.Since(began) < portWait; {
+		select {
+		case <-time.After(portLook):
+			f, err = s.dialFrom(ctx, src, dst)
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-s.done:
+			err = ErrClosed
+		}
+	}
+	switch {
+	case errors.Is(err, errPortTaken), errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("%w: %w", ErrTimeout, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", dst, err)

@@ -21,5 +21,5 @@
 //
 // What differs from a kernel at the far end: urgent data is delivered in line,
 // TCP options are those of the local connection only, keep-alive probes are
-// answered here, TIME_WAIT lasts a second.
+// answered here, TIME_WAIT lasts a millisecond.
 package netstack

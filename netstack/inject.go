@@ -3,6 +3,13 @@ package netstack
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/nodetun/nodetun/internal/vnet"
 )
@@ -33,12 +40,73 @@ func (s *Stack) Inject(h vnet.Header, ip []byte) {
 			s.link.badChecksum.Add(1)
 			return
 		}
+		if begins(ip, l4) && s.ending(endpointID(ip, l4)) {
+			s.later(slices.Clone(ip), l4, synTries)
+			return
+		}
 		s.link.deliver(ip, tcpEnd(ip, l4))
 	case proto == protoICMP && ip[0]>>4 == 4, proto == protoICMPv6 && ip[0]>>4 == 6:
 		s.icmp(ip, l4)
 	default:
 		s.link.filtered.Add(1)
 	}
+}
+
+const (
+	// synPause is how long a SYN waits for the end of the connection before, synTries how
+	// often at most.
+	synPause = 2 * timeWait
+	synTries = 8
+)
+
+// begins reports whether a segment is the first of a connection.
+func begins(ip []byte, l4 int) bool {
+	const flags, syn, others = 13, 2, 0x10 | 4 | 1 // of ACK, RST, FIN
+	return len(ip) >= l4+20 && ip[l4+flags]&(syn|others) == syn
+}
+
+// endpointID names the connection of a segment, as gVisor does.
+func endpointID(ip []byte, l4 int) stack.TransportEndpointID {
+	id := stack.TransportEndpointID{RemotePort: binary.BigEndian.Uint16(ip[l4:]), LocalPort: binary.BigEndian.Uint16(ip[l4+2:])}
+	if ip[0]>>4 == 4 {
+		id.RemoteAddress, id.LocalAddress = tcpip.AddrFrom4([4]byte(ip[12:16])), tcpip.AddrFrom4([4]byte(ip[16:20]))
+	} else {
+		id.RemoteAddress, id.LocalAddress = tcpip.AddrFrom16([16]byte(ip[8:24])), tcpip.AddrFrom16([16]byte(ip[24:40]))
+	}
+	return id
+}
+
+// ending reports whether there is a connection of these ends that both sides have closed,
+// or are about to: gVisor swallows a SYN for it, which a caller sends again after 1 s only.
+func (s *Stack) ending(id stack.TransportEndpointID) bool {
+	proto := header.IPv4ProtocolNumber
+	if id.LocalAddress.Len() == header.IPv6AddressSize {
+		proto = header.IPv6ProtocolNumber
+	}
+	endpoint, ok := s.net.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint)
+	if !ok {
+		return false
+	}
+	switch tcp.EndpointState(endpoint.State()) {
+	case tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateClosing, tcp.StateLastAck, tcp.StateTimeWait:
+		return true
+	}
+	return false
+}
+
+// later delivers a SYN once the connection before it has ended, or after some tries.
+func (s *Stack) later(ip []byte, l4, tries int) {
+	if !s.begin() {
+		return
+	}
+	time.AfterFunc(synPause, func() {
+		defer s.work.Done()
+		if tries > 1 && s.ending(endpointID(ip, l4)) {
+			s.later(ip, l4, tries-1)
+			return
+		}
+		s.link.deliver(ip, tcpEnd(ip, l4))
+	})
 }
 
 // transport finds the protocol of a packet that passed Header.Check and where

@@ -113,7 +113,8 @@ func TestDialAddresses(t *testing.T) {
 	}
 }
 
-// A taken port is replaced by a free one only towards the same destination.
+// The port of a flow may be used towards another destination at once, and towards the same
+// one as soon as the flow has ended: Dial waits for that, and never takes another.
 func TestDialPortTaken(t *testing.T) {
 	p := join(t, func(req *Pending) {
 		if f, err := req.Accept(); err == nil {
@@ -121,19 +122,28 @@ func TestDialPortTaken(t *testing.T) {
 		}
 	})
 	family := families[1]
-	other := netip.AddrPortFrom(family.dst.Addr(), 23)
-	var ports []uint16
-	for _, dst := range []netip.AddrPort{family.dst, other, family.dst} {
-		f, err := p.a.Dial(within(t, time.Minute), family.src, dst)
+	dial := func(ctx context.Context, dst netip.AddrPort) *Flow {
+		f, err := p.a.Dial(ctx, family.src, dst)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		ports = append(ports, f.LocalAddr().Port())
+		if f.LocalAddr() != family.src {
+			t.Errorf("from %s, want %s", f.LocalAddr(), family.src)
+		}
+		return f
 	}
-	if ports[0] != family.src.Port() || ports[1] != family.src.Port() || ports[2] == family.src.Port() || ports[2] == 0 {
-		t.Errorf("ports %d", ports)
+	first := dial(within(t, time.Minute), family.dst)
+	defer dial(within(t, time.Minute), netip.AddrPortFrom(family.dst.Addr(), 23)).Close()
+
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.a.Dial(short, family.src, family.dst); !errors.Is(err, ErrTimeout) {
+		t.Errorf("while the flow lives: %v", err)
 	}
+	again := make(chan *Flow)
+	go func() { again <- dial(within(t, time.Minute), family.dst) }()
+	first.Abort()
+	(<-again).Close()
 }
 
 func TestDialAnyPort(t *testing.T) {

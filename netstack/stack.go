@@ -25,10 +25,10 @@ const (
 	// maxPending bounds the SYNs that wait for an answer; one more gets RST.
 	maxPending = 4096
 
-	// timeWait is short, since a SYN of a four-tuple that is still in
-	// TIME_WAIT is swallowed. The other end of every flow is the kernel of
+	// timeWait is short, since gVisor swallows a SYN of a four-tuple that is still in
+	// TIME_WAIT (RFC 6191 wants it taken). The other end of every flow is the kernel of
 	// this host: nothing old is under way.
-	timeWait = time.Second
+	timeWait = time.Millisecond
 
 	// Buffers of one flow, in bytes. They grow with what is read and sent, up
 	// to 4 MiB each. Beginning with more made no difference in speed, and a
