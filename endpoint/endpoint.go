@@ -165,6 +165,9 @@ func New(cfg Config) (*Endpoint, error) {
 	return e, nil
 }
 
+// IdleTimeout is after how much silence this side ends a connection of a session protocol.
+func (e *Endpoint) IdleTimeout() time.Duration { return e.cfg.IdleTimeout }
+
 // Run works until ctx ends or Close is called, or the socket or QUIC stops, which is
 // an error. Before it returns every
 // connection is closed and everything it started is gone. It may be called

@@ -75,6 +75,7 @@ func (d *Daemon) engineMetrics(list []metrics.Metric) []metrics.Metric {
 		metrics.Counter("nodetun_tcp_flows_dialled", f.Dialled, "TCP connections that peers opened to this host."),
 		metrics.Counter("nodetun_tcp_retransmits", f.Retransmits, "TCP segments sent to this host again."),
 	)
+	list = append(list, metrics.Counter("nodetun_flows_evicted", d.engine.Evicted(), "Flows of packets that lived and were forgotten for newer ones."))
 	for reason, n := range d.engine.Dropped() {
 		list = append(list, metrics.Counter("nodetun_dropped", n, "Packets and flows that went no further, by reason.").With("reason", reason))
 	}

@@ -161,12 +161,26 @@ func (d *Daemon) health(states []engine.PeerState) []localapi.Health {
 	}
 	d.resolver.health(warn)
 	for _, state := range states {
+		flowHealth(d.label(state.ID), &state, warn)
 		if strings.HasPrefix(state.LastError, "no answer") {
 			warn(fmt.Sprintf("%s gives no answer: it is offline, or it has not added you", d.label(state.ID)),
 				"on that machine: sudo nodetun peer add "+d.key.NodeID().String())
 		}
 	}
 	return list
+}
+
+// flowHealth tells of TCP connections that are too many, or that wait for a peer.
+func flowHealth(label string, state *engine.PeerState, warn func(what, fix string)) {
+	switch {
+	case state.Crowd != 0:
+		warn(fmt.Sprintf("%d TCP connections with %s are open, most of them to port %d: from %d on more of those are refused", state.Flows, label, state.Crowd, state.Limit),
+			fmt.Sprintf("find the program that leaves them open, on either machine: ss -tnp '( sport = :%d or dport = :%d )'", state.Crowd, state.Crowd))
+	case state.State == engine.StateUnreachable && state.Flows == 1:
+		warn(fmt.Sprintf("a TCP connection waits for %s, which does not answer", label), "it goes on when that machine is back; nothing is to be done")
+	case state.State == engine.StateUnreachable && state.Flows > 0:
+		warn(fmt.Sprintf("%d TCP connections wait for %s, which does not answer", state.Flows, label), "they go on when that machine is back; nothing is to be done")
+	}
 }
 
 // online reports whether the node has an address that others might reach, or a peer

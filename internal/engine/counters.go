@@ -25,18 +25,21 @@ const (
 	dropUnreachable                   // the peer does not answer
 	dropTooBig                        // longer than this host or the peer takes
 	dropOnDemand                      // the node is no peer, and the packet may not dial it (S19)
+	dropFlows                         // a TCP connection, because the peer has too many
 	dropReasons                       // their number
 )
 
 // dropNames are the keys of Engine.Dropped.
 var dropNames = [dropReasons]string{
 	"malformed", "source", "destination", "forbidden", "rules", "carrier", "fragment",
-	"decode", "queue", "no_peer", "foreign_source", "local", "unreachable", "too_big", "on_demand",
+	"decode", "queue", "no_peer", "foreign_source", "local", "unreachable", "too_big", "on_demand", "too_many_flows",
 }
 
 // counters count what happened since the start.
 type counters struct {
 	dropped [dropReasons]atomic.Uint64
+	// evicted counts flows that are no TCP and lived when a newer one took their place.
+	evicted atomic.Uint64
 	// Bytes by carrier: of TCP flows, and of packets in datagrams.
 	txStreams, rxStreams, txDatagrams, rxDatagrams atomic.Uint64
 }
@@ -68,6 +71,9 @@ func (e *Engine) Carried() Carried {
 
 // Flows returns the counts of the TCP stack.
 func (e *Engine) Flows() netstack.Counters { return e.stack.Counters() }
+
+// Evicted returns how many living flows of packets were forgotten for newer ones.
+func (e *Engine) Evicted() uint64 { return e.count.evicted.Load() }
 
 // Dropped returns how many packets and flows went no further, by reason.
 func (e *Engine) Dropped() map[string]uint64 {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -8,11 +9,22 @@ import (
 func netstackCarrier() carrier { return carrierNetstack }
 func datagramCarrier() carrier { return carrierDatagram }
 
-func TestPinholeTimes(t *testing.T) {
-	type event struct {
-		at   time.Duration
-		send bool // else an answer, which must pass
+type pinholeEvent = struct {
+	at   time.Duration
+	send bool // else an answer, which must pass
+}
+
+// everyMinute is one question and answers to it.
+func everyMinute(until time.Duration) []pinholeEvent {
+	list := []pinholeEvent{{0, true}}
+	for at := time.Duration(0); at <= until; at += time.Minute {
+		list = append(list, pinholeEvent{at, false})
 	}
+	return list
+}
+
+func TestPinholeTimes(t *testing.T) {
+	type event = pinholeEvent
 	key := flowKey{proto: protoUDP, local: 5000, remote: 53}
 	cases := []struct {
 		name   string
@@ -24,8 +36,9 @@ func TestPinholeTimes(t *testing.T) {
 		{"one way, in time", []event{{0, true}}, 30 * time.Second, true},
 		{"one way, too late", []event{{0, true}}, 31 * time.Second, false},
 		{"two way, in time", []event{{0, true}, {time.Second, false}}, 180 * time.Second, true},
-		{"two way, too late", []event{{0, true}, {time.Second, false}}, 181 * time.Second, false},
-		{"answers do not renew (S16)", []event{{0, true}, {time.Second, false}, {179 * time.Second, false}}, 181 * time.Second, false},
+		{"two way, too late", []event{{0, true}, {time.Second, false}}, 182 * time.Second, false},
+		{"answers renew", []event{{0, true}, {time.Second, false}, {179 * time.Second, false}}, 359 * time.Second, true},
+		{"answers alone renew for an hour", everyMinute(time.Hour), time.Hour + time.Second, false},
 		{"our packets renew", []event{{0, true}, {time.Second, false}, {100 * time.Second, true}}, 279 * time.Second, true},
 	}
 	start := time.Unix(1_000_000, 0)
@@ -125,6 +138,88 @@ func TestFlowTableBounded(t *testing.T) {
 	}
 	if !table.answers(flowKey{proto: protoUDP, local: maxFlows + 99}, 1, now) {
 		t.Error("the newest entry is gone")
+	}
+}
+
+// A stream that was asked for once and then only received stays, whatever number of
+// questions fills the table; and so does a TCP connection that is silent.
+func TestQuestionsEvictNoTalk(t *testing.T) {
+	var table flowTable
+	var evicted atomic.Uint64
+	table.evicted = &evicted
+	now := time.Unix(1, 0)
+	ssh := flowKey{proto: protoTCP, local: 50000, remote: 22}
+	table.outbound(ssh, 1, now, false, netstackCarrier)
+	stream := flowKey{proto: protoUDP, local: 7, remote: 7}
+	table.outbound(stream, 1, now, false, datagramCarrier)
+	for i := range 3 * maxFlows {
+		now = now.Add(3 * time.Millisecond)
+		if !table.answers(stream, 1, now) {
+			t.Fatalf("the stream is gone after %d questions", i)
+		}
+		question := flowKey{proto: protoUDP, local: uint16(i), remote: 53}
+		table.outbound(question, 1, now, false, datagramCarrier)
+		if !table.answers(question, 1, now) {
+			t.Fatalf("question %d is not answered", i)
+		}
+	}
+	if !table.answers(ssh, 1, now) || table.size() > maxFlows || evicted.Load() == 0 {
+		t.Errorf("ssh %v, %d entries, %d evicted", table.answers(ssh, 1, now), table.size(), evicted.Load())
+	}
+}
+
+// Of talks the one goes in which neither side sent for longest.
+func TestLongestSilentTalkGoes(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	key := func(i int) flowKey { return flowKey{proto: protoUDP, local: uint16(i), remote: 9} }
+	for i := range maxFlows {
+		for range 2 {
+			table.outbound(key(i), 1, now, false, datagramCarrier)
+			table.answers(key(i), 1, now)
+		}
+		now = now.Add(time.Millisecond)
+	}
+	if !table.answers(key(0), 1, now) { // it is the youngest now
+		t.Fatal("the first talk is gone already")
+	}
+	table.outbound(key(maxFlows), 1, now, false, datagramCarrier)
+	if table.answers(key(1), 1, now) || !table.answers(key(0), 1, now) || table.size() != maxFlows {
+		t.Errorf("second %v, first %v, %d entries", table.answers(key(1), 1, now), table.answers(key(0), 1, now), table.size())
+	}
+}
+
+// L7: whatever this host does with the table, a flow that the peer opened is known as such,
+// so that answers to it are no pinhole.
+func TestTheirsHaveRoom(t *testing.T) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	for i := range maxFlows {
+		table.outbound(flowKey{proto: protoUDP, local: uint16(i), remote: 53}, 1, now, false, datagramCarrier)
+	}
+	for i := range 2 * maxTheirs {
+		theirs := flowKey{proto: protoUDP, v4: true, local: 53, remote: uint16(i)}
+		table.inbound(theirs, 1, now)
+		table.outbound(theirs, 1, now, false, datagramCarrier)
+		if table.answers(theirs, 1, now) {
+			t.Fatalf("our answer to flow %d of the peer made a pinhole", i)
+		}
+	}
+	if n := table.oldest[classTheirs].n; n > maxTheirs || table.size() > maxFlows {
+		t.Errorf("%d of theirs, %d in all", n, table.size())
+	}
+}
+
+// Evicting costs the same in a full table of living flows.
+func BenchmarkFlowTableFull(b *testing.B) {
+	var table flowTable
+	now := time.Unix(1, 0)
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		key := flowKey{proto: protoUDP, local: uint16(i), remote: uint16(i >> 16)}
+		table.outbound(key, 1, now, false, datagramCarrier)
+		i++
 	}
 }
 

@@ -37,6 +37,7 @@ type peer struct {
 	// lastSeen is when something of the peer last arrived, in Unix nanoseconds.
 	lastSeen atomic.Int64
 	denials  rate
+	crowded  rate
 	// greeting counts connections that the peer dialled and that wait for its hello.
 	greeting atomic.Int32
 	// used is when this host last sent something to a node on demand, in Unix
@@ -60,6 +61,7 @@ type peer struct {
 	turn     time.Time  // not to be dialled before; zero: at any time
 	waiting  [][]byte   // packets that wait for it
 	flows    map[*flow]struct{}
+	byPort   map[uint16]int // the number of flows by their destination port
 	lastErr  string
 	refused  bool // the peer itself said no
 	theirs   []string
@@ -75,12 +77,17 @@ type peer struct {
 const (
 	maxWaiting = 64
 	maxTCP     = 4096 // flows of one peer
+	// reservedTCP of them are for ssh and ports that have few.
+	reservedTCP = 128
+	// crowdedTCP is from how many on the user should know.
+	crowdedTCP = 3500
 	// maxGreeting bounds connections whose hello has not come (S6).
 	maxGreeting = 2
 )
 
 func newPeer(e *Engine, id identity.NodeID) *peer {
-	p := &peer{engine: e, id: id, flows: make(map[*flow]struct{}), reachable: true}
+	p := &peer{engine: e, id: id, flows: make(map[*flow]struct{}), byPort: make(map[uint16]int), reachable: true}
+	p.table.evicted = &e.count.evicted
 	p.access.Store(&access{denied: true})
 	return p
 }
@@ -170,17 +177,48 @@ func (p *peer) addFlow(f *flow) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := p.access.Load()
-	if len(p.flows) >= maxTCP || a.denied || f.inbound && !a.rules.Allows(protoTCP, f.port) {
+	if a.denied || f.inbound && !a.rules.Allows(protoTCP, f.port) {
+		return false
+	}
+	if !p.hasRoomLocked(f.port) {
+		p.engine.count.drop(dropFlows)
+		if p.crowded.allow(time.Now(), denialLogInterval) {
+			p.engine.log.Warn("too many TCP connections with a peer", "peer", p.id, "open", len(p.flows), "port", f.port)
+		}
 		return false
 	}
 	p.flows[f] = struct{}{}
+	p.byPort[f.port]++
 	return true
+}
+
+// hasRoomLocked reports whether a flow to a port may be opened. The last places are for
+// ports that have few, and for ssh: who leaks connections has to be looked for.
+func (p *peer) hasRoomLocked(port uint16) bool {
+	n := len(p.flows)
+	return n < maxTCP-reservedTCP || n < maxTCP && (port == sshPort || p.byPort[port] < reservedTCP/4)
+}
+
+// crowdLocked returns the port with the most flows, and how many those are.
+func (p *peer) crowdLocked() (port uint16, n int) {
+	for candidate, count := range p.byPort {
+		if count > n || count == n && candidate < port {
+			port, n = candidate, count
+		}
+	}
+	return port, n
 }
 
 func (p *peer) removeFlow(f *flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if _, there := p.flows[f]; !there {
+		return
+	}
 	delete(p.flows, f)
+	if p.byPort[f.port]--; p.byPort[f.port] == 0 {
+		delete(p.byPort, f.port)
+	}
 }
 
 // live returns the sessions that are up.

@@ -215,6 +215,7 @@ func (s *session) run() {
 	tasks.Go(func() { s.acceptUniStreams(ctx) })
 	tasks.Go(func() { s.writeMessages(ctx) })
 	tasks.Go(s.readMessages)
+	tasks.Go(func() { s.keepOpen(ctx) })
 	<-ctx.Done()
 	stats := s.conn.Stats()
 	s.peer.engine.log.Debug("session ended", "peer", s.peer.id, "sent", stats.PacketsSent, "received", stats.PacketsReceived,
@@ -222,6 +223,27 @@ func (s *session) run() {
 	s.peer.left(s, s.conn.CloseCause())
 	tasks.Wait()
 }
+
+// keepOpen sends something three times in the idle timeout of this side while a TCP flow is
+// open: silence ends sessions that have none. The side with the shorter timeout, which
+// counts for both, sees to it for both.
+func (s *session) keepOpen(ctx context.Context) {
+	tick := time.NewTicker(s.peer.engine.cfg.Endpoint.IdleTimeout() / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if s.flows.Load() > 0 {
+			_ = s.pingOnce(ctx, keepOpenWait)
+		}
+	}
+}
+
+// keepOpenWait bounds the wait for the answer, which does not matter.
+const keepOpenWait = 10 * time.Second
 
 // ended reports whether the connection is over.
 func (s *session) ended() bool { return s.conn.Context().Err() != nil }

@@ -30,6 +30,10 @@ type PeerState struct {
 	Rx, Tx uint64
 	// Flows are the TCP flows that run.
 	Flows int
+	// Crowd is the port that has most of them when they are so many that more to that port
+	// are refused, or soon will be, from Limit on; 0 else.
+	Crowd uint16
+	Limit int
 	// RTT is QUIC's smoothed round-trip time, zero when not connected.
 	RTT time.Duration
 	// LastSeen is when something of the peer last arrived, zero for never.
@@ -61,6 +65,10 @@ func (p *peer) snapshot() PeerState {
 	state := PeerState{
 		ID: p.id, State: p.stateLocked(answering), Rx: p.rx.Load(), Tx: p.tx.Load(), Flows: len(p.flows),
 		OnDemand: p.access.Load().onDemand, LastError: p.lastErr, TheirName: p.theyName, TheirRules: slices.Clone(p.theirs),
+	}
+	if len(p.flows) >= crowdedTCP {
+		state.Crowd, _ = p.crowdLocked()
+		state.Limit = maxTCP - reservedTCP
 	}
 	if p.facts != nil {
 		state.TheirNAT = p.facts.NAT.Mapping
