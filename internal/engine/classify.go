@@ -20,6 +20,7 @@ const (
 const (
 	tcpFIN = 0x01
 	tcpRST = 0x04
+	tcpACK = 0x10
 )
 
 // verdict is what becomes of a packet of the host: carried to a peer, or

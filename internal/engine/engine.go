@@ -78,6 +78,8 @@ type Engine struct {
 	count  counters
 	// retries has the host's TCP try again after a standstill.
 	retries retries
+	// probes has keep-alive tell the truth.
+	probes probes
 
 	// life ends when Run does; every goroutine below Run lives in tasks. spawn
 	// and end hold taskMu, so that none begins after life ended.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nodetun/nodetun/endpoint"
@@ -33,6 +34,8 @@ type flow struct {
 	cancel  context.CancelFunc
 	once    sync.Once
 	aborted chan struct{}
+	// moved is when bytes last went over the flow, either way, in Unix nanoseconds.
+	moved atomic.Int64
 }
 
 func newFlow(p *peer, inbound bool, port uint16, cancel context.CancelFunc) *flow {
@@ -281,6 +284,10 @@ func dialAnswer(err error) wire.Answer {
 // carry writes the answer to the peer, if any, and moves bytes both ways until
 // both directions have ended, or one of them broke, or the flow was aborted.
 func (f *flow) carry(answer []byte) {
+	probes, ends := &f.peer.engine.probes, endsOf(f.local)
+	f.moved.Store(time.Now().UnixNano())
+	probes.flows.Store(ends, f)
+	defer probes.flows.CompareAndDelete(ends, f)
 	over := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() { f.watch(over) })
@@ -335,11 +342,11 @@ const drainPatience = time.Minute
 func (f *flow) hostToPeer() {
 	retries, ends := &f.peer.engine.retries, endsOf(f.local)
 	sent := both{&f.peer.tx, &f.peer.engine.count.txStreams}
-	s := newSpill(f.stream, f.local, sent)
+	s := newSpill(f.stream, f.local, moved{f, sent})
 	s.full = func() { retries.watch(ends) }
 	s.over = func() { retries.goOn(ends) }
 	defer retries.forget(ends)
-	switch read, write := copyGrowing(s, f.local, sent); {
+	switch read, write := copyGrowing(s, f.local, moved{f, sent}); {
 	case endpoint.Stopped(write):
 		// Their program takes no more; its answer, and its reset, come by the other copy.
 	case read != nil || write != nil:
@@ -353,7 +360,7 @@ func (f *flow) hostToPeer() {
 // peerToHost copies what the peer sends. What came before its reset is handed on
 // before the program on this host is told of it.
 func (f *flow) peerToHost() {
-	switch read, write := copyGrowing(f.local, f.stream, arrived{f.peer}); {
+	switch read, write := copyGrowing(f.local, f.stream, moved{f, arrived{f.peer}}); {
 	case write != nil:
 		// The program on this host has reset: the other copy sends on what it had said.
 		f.stream.CancelRead(wire.CodeFlowReset)
@@ -383,6 +390,17 @@ type arrived struct{ peer *peer }
 func (a arrived) Add(n uint64) uint64 {
 	a.peer.saw(time.Now())
 	return both{&a.peer.rx, &a.peer.engine.count.rxStreams}.Add(n)
+}
+
+// moved notes when bytes went over a flow.
+type moved struct {
+	flow *flow
+	counter
+}
+
+func (m moved) Add(n uint64) uint64 {
+	m.flow.moved.Store(time.Now().UnixNano())
+	return m.counter.Add(n)
 }
 
 // counter adds up bytes; *atomic.Uint64 is one.

@@ -36,9 +36,13 @@ func (e *Engine) fromHost(h vnet.Header, ip []byte) {
 		e.count.drop(dropMalformed)
 		return
 	}
-	v := e.classify(ip, &info, time.Now())
+	now := time.Now()
+	v := e.classify(ip, &info, now)
 	switch v.carrier {
 	case carrierNetstack:
+		if e.probes.hold(v.peer, h, ip, &info, now) {
+			return
+		}
 		e.retries.note(ip, &info)
 		e.stack.Inject(h, ip)
 	case carrierMirror:

@@ -38,6 +38,7 @@ type peer struct {
 	lastSeen atomic.Int64
 	denials  rate
 	crowded  rate
+	asked    question // whether it lives
 	// greeting counts connections that the peer dialled and that wait for its hello.
 	greeting atomic.Int32
 	// used is when this host last sent something to a node on demand, in Unix
