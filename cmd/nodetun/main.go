@@ -31,7 +31,7 @@ func run(ctx context.Context, args []string) int {
 		err = usage(err)
 	}
 	if err != nil && !errors.Is(err, errSilent) {
-		fmt.Fprintf(os.Stderr, "nodetun: %s\n", oneLine(err))
+		fmt.Fprintf(os.Stderr, "nodetun: %s\n", shown(oneLine(err)))
 	}
 	return exitCode(err)
 }

@@ -4,15 +4,26 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nodetun/nodetun/identity"
 )
 
 // printer writes for people.
 type printer struct{ w io.Writer }
 
-func (p *printer) linef(format string, args ...any) { fmt.Fprintf(p.w, format+"\n", args...) }
+func (p *printer) linef(format string, args ...any) {
+	fmt.Fprintln(p.w, shown(fmt.Sprintf(format, args...)))
+}
+
+// shown is text as a terminal may have it (S22). What others said was cleaned where it came
+// in: this is a second wall.
+func shown(text string) string { return identity.Clean(text, len(text)) }
 
 // table writes rows of cells in columns.
 func (p *printer) table(rows [][]string) {
@@ -22,7 +33,7 @@ func (p *printer) table(rows [][]string) {
 			if i > 0 {
 				fmt.Fprint(w, "\t")
 			}
-			fmt.Fprint(w, cell)
+			fmt.Fprint(w, shown(cell))
 		}
 		fmt.Fprintln(w)
 	}
@@ -39,8 +50,24 @@ func (a *app) print(cmd *cobra.Command, value any, people func(*printer)) error 
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(cmd.OutOrStdout(), string(b))
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), escaped(string(b)))
 	return err
+}
+
+// escaped is JSON without what a terminal would obey: all that is not printable stands in
+// strings, where it has another form.
+func escaped(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r == '\n' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
 }
 
 // orDash returns what a pointer points to, "-" for none.
@@ -71,5 +98,5 @@ func (a *app) progress(cmd *cobra.Command) func(string) {
 	if a.json {
 		return nil
 	}
-	return func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
+	return func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), shown(step)) }
 }

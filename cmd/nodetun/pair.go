@@ -29,9 +29,9 @@ func (a *app) pairCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		progress := func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) } // with --json, too: it holds the code
+		progress := func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), shown(step)) } // with --json, too: it holds the code
 		result, err := backend.Pair(cmd.Context(), r, progress, func(q localapi.PairQuestion) bool {
-			fmt.Fprintf(cmd.ErrOrStderr(), "found a machine that calls itself %q\nboth have to show: %s\n", q.Name, q.Check)
+			fmt.Fprintf(cmd.ErrOrStderr(), "found a machine that calls itself %q\nboth have to show: %s\n", q.Name, shown(q.Check))
 			return askYes(cmd.ErrOrStderr(), cmd.InOrStdin(), "is it the same there? [y/N] ")
 		})
 		if err != nil {

@@ -48,7 +48,7 @@ func (a *app) ping(cmd *cobra.Command, peer string, count int, direct bool) erro
 			return err
 		case err != nil:
 			lastErr = err
-			fmt.Fprintf(cmd.ErrOrStderr(), "nodetun: %v\n", err)
+			fmt.Fprintf(cmd.ErrOrStderr(), "nodetun: %s\n", shown(err.Error()))
 		default:
 			answered++
 			if err := a.print(cmd, reply, func(p *printer) {

@@ -3,9 +3,16 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,6 +142,59 @@ func TestNetnsDeniedLearnsNothing(t *testing.T) {
 	})
 	t.Logf("reached %v after allow", time.Since(began).Round(time.Millisecond))
 	a.AwaitPath(t, 10*time.Second, "direct")
+}
+
+// S22: what a relay puts into its certificate or its answers does not reach the terminal raw.
+func TestNetnsHostileText(t *testing.T) {
+	const evil = "\x1b]52;c;ZXZpbA==\x07"
+	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
+	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{evil}}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve := func(addr string, wrap func(net.Listener) net.Listener) {
+		var l net.Listener
+		b.NS.Do(t, func() {
+			if l, err = net.Listen("tcp", addr); err != nil {
+				t.Fatal(err)
+			}
+		})
+		l = wrap(l)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				buf := make([]byte, 4096)
+				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				if _, err := c.Read(buf); err == nil {
+					fmt.Fprintf(c, "HTTP/1.1 500 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", evil)
+				}
+				c.Close()
+			}
+		}()
+		t.Cleanup(func() { l.Close(); <-done })
+	}
+	serve("10.0.0.2:443", func(l net.Listener) net.Listener {
+		return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}})
+	})
+	serve("10.0.0.2:80", func(l net.Listener) net.Listener { return l })
+	a.Start(t, "--relay", "https://10.0.0.2", "--relay", "http://10.0.0.2")
+	said := a.Nodetun(t, "netcheck") + a.Nodetun(t, "netcheck", "--json")
+	says(t, a, "certificate", true) // which is where the text is
+	said += a.Nodetun(t, "status") + a.Nodetun(t, "status", "--json") + a.Nodetun(t, "hosts") + a.Up.Output()
+	if strings.ContainsAny(said, "\x1b\x07") {
+		t.Errorf("an escape reached the terminal:\n%q", said)
+	}
 }
 
 // A permission that ends is taken back at its time, from what runs too, and though nobody

@@ -53,7 +53,7 @@ func (u *run) web(ctx context.Context) {
 				u.r.Relays[i].HTTPS = d
 				u.tls = u.tls || url.Parsed().Scheme == "https" && !u.c.cfg.InsecureTLS
 			case ctx.Err() == nil: // else it had no time
-				u.r.Relays[i].Err = err.Error()
+				u.r.Relays[i].Err = identity.Clean(err.Error(), maxErr)
 				u.relays[i].webFailed = true
 			}
 		})

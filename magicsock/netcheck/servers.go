@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/nodetun/nodetun/identity"
 )
 
 // target is one STUN server by name.
@@ -165,6 +167,9 @@ func (c *Checker) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 // maxAddrs is how many addresses of a host are kept.
 const maxAddrs = 16
 
+// maxErr is how much of an error is kept; it may hold what a server said (S22).
+const maxErr = 200
+
 var errNoHost = errors.New("the host has no address")
 
 // relayError notes why a relay does not answer.
@@ -174,7 +179,7 @@ func (u *run) relayError(place int, err error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.r.Relays[place].Err = err.Error()
+	u.r.Relays[place].Err = identity.Clean(err.Error(), maxErr)
 }
 
 // askServer asks one server and uses its answer.
