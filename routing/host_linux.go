@@ -28,6 +28,7 @@ const addrGenNone = 1
 type hostState struct {
 	nl     *netlink.Handle // nil before Apply; its sockets stay in the network namespace of Apply
 	wasUp  bool
+	guard  *guard         // nil where there is no packet filter
 	addrs  []netip.Prefix // added by us
 	routes []netip.Prefix // added by us
 }
@@ -47,6 +48,9 @@ func (h *Host) Apply() error {
 			h.state.wasUp = isUp(link)
 			_ = nl.LinkSetIP6AddrGenMode(link, addrGenNone) // unknown to old kernels
 		}
+		if h.state.guard, err = newGuard(h.cfg.Link, h.cfg.Addrs, h.cfg.Routes); err != nil {
+			h.cfg.Logger.Debug("no packet filter", "err", err)
+		}
 	}
 	_, err := h.reconcile()
 	return err
@@ -59,6 +63,12 @@ func (h *Host) Undo() error {
 		return nil
 	}
 	err := h.undo()
+	if h.state.guard != nil {
+		if removed := h.state.guard.remove(); removed != nil && !noFilter(removed) {
+			err = errors.Join(err, fmt.Errorf("routing: undo the packet filter: %w", permission(removed)))
+		}
+		h.state.guard.close()
+	}
 	h.state.nl.Close()
 	h.state = hostState{}
 	h.setProblems(nil)
@@ -95,7 +105,7 @@ func (h *Host) reconcile() (repaired []string, err error) {
 		return nil, err
 	}
 	r := repair{Host: h, link: link}
-	for _, step := range []func() error{r.mtu, r.up, r.addresses, r.routes} {
+	for _, step := range []func() error{r.mtu, r.up, r.guarded, r.addresses, r.routes} {
 		if err := step(); err != nil {
 			return r.done, permission(err)
 		}
@@ -146,6 +156,24 @@ func (r *repair) up() error {
 		return fmt.Errorf("routing: set %s up: %w", r.cfg.Link, err)
 	}
 	r.note("link up")
+	return nil
+}
+
+// guarded keeps the overlay's addresses to the link, before it has them.
+func (r *repair) guarded() error {
+	changed, err := false, error(unix.EPROTONOSUPPORT)
+	if r.state.guard != nil {
+		changed, err = r.state.guard.ensure()
+	}
+	if changed && err == nil {
+		r.note("packet filter")
+	}
+	if err != nil {
+		r.problems = append(r.problems, Problem{
+			Text: "machines on the networks of this host can reach its overlay addresses, and forge those of peers: the packet filter cannot be set (" + err.Error() + ")",
+			Fix:  "sudo modprobe nf_tables",
+		})
+	}
 	return nil
 }
 
@@ -314,7 +342,8 @@ func (h *Host) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case <-w.filtered:
-				tell() // nothing of it is ours to put back
+				tell()
+				waits = false
 			case <-tick.C:
 				waits = false
 			case <-w.changed:

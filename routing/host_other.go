@@ -48,5 +48,8 @@ func HostNetworks(exclude string) (Networks, error) {
 	return Networks{Used: list}, nil
 }
 
+// CleanUp has nothing to do on this system.
+func CleanUp() error { return nil }
+
 // LinkTo knows nothing on this system.
 func LinkTo(netip.Addr) string { return "" }

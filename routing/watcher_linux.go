@@ -36,11 +36,11 @@ type feed struct {
 	ended chan struct{} // closed when its reader has ended
 }
 
-// nftables is the group of announcements about nf_tables, and newGeneration the type of
+// filterGroup is the group of announcements about nf_tables, and newGeneration the type of
 // those that end each change of it (linux/netfilter/nfnetlink.h and nf_tables.h). What
 // iptables sets is announced too, unless it is the legacy one.
 const (
-	nftables      = 7
+	filterGroup   = 7
 	newGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 )
 
@@ -70,7 +70,7 @@ func (w *watcher) ensure() {
 		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
 	w.subscribe(1, w.filtered, func(m syscall.NetlinkMessage) bool { return m.Header.Type == newGeneration },
-		unix.NETLINK_NETFILTER, nftables)
+		unix.NETLINK_NETFILTER, filterGroup)
 }
 
 // subscribe starts the reader of one feed, if none runs, that signals announcements which

@@ -62,6 +62,7 @@ func Plan(s *config.Settings, stateDir, socket string) ([]string, error) {
 	for _, p := range prefixes {
 		add("route %s to it", p)
 	}
+	add("drop what comes in for these addresses, or from these networks, by any other interface (nftables)")
 	return append(list, planDNS(s)...), nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,6 +143,99 @@ func TestNetnsDeniedLearnsNothing(t *testing.T) {
 	})
 	t.Logf("reached %v after allow", time.Since(began).Round(time.Millisecond))
 	a.AwaitPath(t, 10*time.Second, "direct")
+}
+
+// S28: overlay addresses belong to the tunnel. A neighbour that routes ours to us, or speaks
+// with a peer's, gets nothing, also after somebody emptied the packet filter; and nothing of
+// it stays, not even after kill -9.
+func TestNetnsWeakHost(t *testing.T) {
+	a, eve := hosttest.New(t, "a"), hosttest.New(t, "eve")
+	_, dev := nstest.Veth(t, a.NS, "10.0.0.1/24", eve.NS, "10.0.0.2/24")
+	before := a.NS.Run(t, "nft", "list", "ruleset")
+	a.Start(t, "--relay", "none", "--discovery", "none", "--tun", "nt0")
+	self := a.Status(t).Self
+	const forged4, forged6 = "198.18.0.99", "fd6e:6f64:6574:1::99"
+	for _, cidr := range []string{forged4 + "/32", forged6 + "/128", "2001:db8::2/64"} {
+		eve.NS.Run(t, "ip", "addr", "add", cidr, "dev", dev)
+	}
+	theirs := strings.Fields(a.NS.Run(t, "ip", "-o", "addr", "show", "to", "10.0.0.1"))[1]
+	a.NS.Run(t, "ip", "addr", "add", "2001:db8::1/64", "dev", theirs, "nodad")
+	eve.NS.Run(t, "ip", "route", "add", self.IPv4, "via", "10.0.0.1")
+	eve.NS.Run(t, "ip", "route", "add", self.IPv6, "via", "2001:db8::1")
+	heard := make(chan string, 16)
+	var udp net.PacketConn
+	a.NS.Do(t, func() {
+		var err error
+		if udp, err = net.ListenPacket("udp", ":8088"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer udp.Close()
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := udp.ReadFrom(buf)
+			if err != nil {
+				close(heard)
+				return
+			}
+			heard <- fmt.Sprintf("%s from %s", buf[:n], from)
+		}
+	}()
+	send := func(from, to, text string) {
+		eve.NS.Do(t, func() {
+			conn, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}).Dial("udp", net.JoinHostPort(to, "8088"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	attack := func() {
+		t.Helper()
+		for _, addr := range []string{self.IPv4, self.IPv6} {
+			if out, err := eve.NS.Try("ping", "-c1", "-W1", addr); err == nil {
+				t.Errorf("the neighbour reaches %s:\n%s", addr, out)
+			}
+		}
+		send("10.0.0.2", self.IPv4, "to our IPv4")
+		send("2001:db8::2", self.IPv6, "to our IPv6")
+		send(forged4, "10.0.0.1", "forged IPv4")
+		send(forged6, "2001:db8::1", "forged IPv6")
+		send("10.0.0.2", "10.0.0.1", "plain")
+		if got := <-heard; !strings.HasPrefix(got, "plain") { // it came last
+			t.Errorf("a program of this host heard %q", got)
+		}
+	}
+	attack()
+	a.NS.Run(t, "nft", "flush", "ruleset")
+	guarded := func() error {
+		if out := a.NS.Run(t, "nft", "list", "ruleset"); strings.Count(out, " drop") != 4 {
+			return errors.New(out)
+		}
+		return nil
+	}
+	hosttest.Eventually(t, 2*time.Second, "the packet filter is back", guarded)
+	a.NS.Run(t, "nft", "flush", "chain", "inet", "nodetun_nt0", "guard")
+	hosttest.Eventually(t, 2*time.Second, "the rules are back", guarded)
+	attack()
+	if out, err := a.NS.Try("ping", "-c1", "-W1", self.IPv6); err != nil {
+		t.Errorf("this host does not reach itself:\n%s", out)
+	}
+	a.Up.Signal(syscall.SIGKILL)
+	a.Up.Wait(t, 10*time.Second)
+	a.Nodetun(t, "down")
+	if after := a.NS.Run(t, "nft", "list", "ruleset"); after != before {
+		t.Errorf("after kill -9 and down:\n%s", after)
+	}
+	a.Start(t, "--relay", "none", "--discovery", "none", "--tun", "nt0")
+	a.Stop(t)
+	if after := a.NS.Run(t, "nft", "list", "ruleset"); after != before {
+		t.Errorf("after an orderly end:\n%s", after)
+	}
 }
 
 // S22: what a relay puts into its certificate or its answers does not reach the terminal raw.

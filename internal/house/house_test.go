@@ -94,6 +94,7 @@ var homes = map[string][]string{
 	"github.com/pion/stun/v2":          {"magicsock/netcheck", "relay/relayserver", "internal/natlab"},
 	"github.com/vishvananda/netlink":   {"tun", "routing", "internal/netmon"},
 	"github.com/vishvananda/netns":     {"internal/nstest"},
+	"github.com/google/nftables":       {"routing"},
 	"github.com/spf13/cobra":           {"cmd/nodetun"},
 	"github.com/mdp/qrterminal/v3":     {"cmd/nodetun"},
 	"github.com/pelletier/go-toml/v2":  {"internal/config", "internal/webserver"},
