@@ -210,12 +210,7 @@ func (d *discoIO) handle(p discoPacket) {
 	if _, ok := message.(*disco.Ping); ok && p.from.UDP.IsValid() && p.via == nil {
 		d.c.answers.arrived(p.from.UDP, p.local)
 	}
-	if pong, ok := message.(*disco.Pong); ok {
-		defer d.c.addrs.look(partAgreed)
-		if p.from.UDP.IsValid() && pong.Src.IsValid() && p.via == nil {
-			d.c.survey.checker.Observe(p.from.UDP, pong.Src, now)
-		}
-	}
+	landed := false
 	d.c.perform(d.c.paths.do(func(m *nodemap.Map) []nodemap.Action {
 		switch message := message.(type) {
 		case *disco.Ping:
@@ -223,13 +218,21 @@ func (d *discoIO) handle(p discoPacket) {
 			return m.HandlePing(now, p.sender, p.from, message.TxID, len(p.data))
 		case *disco.Pong:
 			stats.recvPong.Add(1)
-			return m.HandlePong(now, p.sender, p.from, message)
+			acts := m.HandlePong(now, p.sender, p.from, message)
+			landed = m.Landed()
+			return acts
 		case *disco.CallMeMaybe:
 			stats.recvCallMeMaybe.Add(1)
 			return m.HandleCallMeMaybe(now, p.sender, p.from.Relay, message.Addrs)
 		}
 		return nil
 	}))
+	if pong, ok := message.(*disco.Pong); ok && landed {
+		d.c.addrs.look(partAgreed)
+		if p.from.UDP.IsValid() && pong.Src.IsValid() && p.via == nil {
+			d.c.survey.checker.Observe(p.from.UDP, pong.Src, now)
+		}
+	}
 }
 
 // keyring keeps the shared keys of the nodes spoken to last. Making one costs

@@ -35,10 +35,19 @@ func (m *Map) HandlePing(now time.Time, sender identity.NodeID, from Addr, tx di
 	return m.done()
 }
 
+// pingByRelay answers. A ping proves neither when it was sent nor that the node is on that
+// relay, which may have kept it (S12): the relay in use is left for it only when a pong has
+// come through it.
 func (m *Map) pingByRelay(now time.Time, n *node, from Addr, tx disco.TxID) {
-	m.setRelay(n, from.Relay)
-	n.relay.lastHeard = now
 	m.add(Action{Kind: SendPong, Node: n.id, To: from, Src: from, TxID: tx})
+	switch {
+	case n.relay.url == from.Relay, n.relay.url.IsZero():
+		m.setRelay(n, from.Relay)
+		n.relay.lastHeard = now
+	case !m.limited(n) && age(now, n.turn.elsewhere) >= retryPing:
+		n.turn.elsewhere = now
+		m.askElsewhere(now, n, from.Relay)
+	}
 }
 
 func (m *Map) pingByUDP(now time.Time, n *node, from Addr, tx disco.TxID, size int) {
@@ -89,6 +98,7 @@ func (m *Map) pingBack(now time.Time, n *node, p *path, size int) {
 // whatever address it came from.
 func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong *disco.Pong) []Action {
 	m.begin()
+	m.landed = false
 	n := m.byID[sender]
 	if n == nil || pong == nil {
 		return nil
@@ -97,6 +107,7 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 	if !ok {
 		return nil
 	}
+	m.landed = true
 	unproven := n.relayUnproven(now)
 	if f.to.UDP.IsValid() {
 		p := n.path(f.to.UDP)
@@ -109,10 +120,10 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 		m.acceptSource(now, n, unmap(from.UDP))
 	} else {
 		if n.relay.url != f.to.Relay {
-			if n.relay.down.IsZero() {
+			if n.relay.down.IsZero() && !f.elsewhere {
 				return nil
 			}
-			m.setRelay(n, f.to.Relay) // it is there, too, and its own is out of reach
+			m.setRelay(n, f.to.Relay) // it is there, and its own is out of reach, or it pinged from there
 		}
 		n.heard(now)
 		m.pongByRelay(now, n, f)
@@ -124,6 +135,9 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 	m.resend(n)
 	return m.done()
 }
+
+// Landed reports whether the pong that HandlePong took last answered a ping.
+func (m *Map) Landed() bool { return m.landed }
 
 // relayUnproven says that payload went to a relay that nothing has come from: a
 // first packet need not wait for its retransmission when the direct address

@@ -192,9 +192,49 @@ func TestPingByRelay(t *testing.T) {
 	if acts[0].To != a || acts[0].Src != a {
 		t.Errorf("pong %+v", acts[0])
 	}
-	w.m.HandlePing(w.now, bob, b, w.newTx(), 124)
-	if r, _ := w.m.Remote(w.now, bob); r.RelayInfo.URL != b.Relay {
-		t.Errorf("relay %v", r.RelayInfo.URL)
+	at := func(want Addr) {
+		t.Helper()
+		if r, _ := w.m.Remote(w.now, bob); r.RelayInfo.URL != want.Relay {
+			t.Errorf("relay %v, want %v", r.RelayInfo.URL, want.Relay)
+		}
+	}
+	at(a)
+	// S8, S12: the ping may be an old one that this relay kept. Only a pong moves the node.
+	acts = slices.Clone(w.m.HandlePing(w.now, bob, b, w.newTx(), 124))
+	wantKinds(t, "from another relay", acts, SendPong, SendPing)
+	at(a)
+	wantKinds(t, "again at once", w.m.HandlePing(w.now, bob, b, w.newTx(), 124), SendPong)
+	if acts[1].To != b {
+		t.Errorf("asked %v", acts[1].To)
+	}
+	w.m.HandlePong(w.now, bob, b, &disco.Pong{TxID: w.newTx()})
+	at(a)
+	w.m.HandlePong(w.now, bob, b, &disco.Pong{TxID: acts[1].TxID})
+	at(b)
+}
+
+// S9: pings whose source is forged do not have an address pinged for ever that never
+// answered.
+func TestForgedPingsAreGivenUp(t *testing.T) {
+	w := newWorld(t, nil)
+	w.add(bob, "", bobUDP)
+	w.direct(bob, bobUDP)
+	victim := numberedAddr(9)
+	pings := 0
+	count := func(acts []Action) {
+		for _, a := range acts {
+			if a.Kind == SendPing && a.To.UDP == victim {
+				pings++
+			}
+		}
+	}
+	for range 300 {
+		count(w.ping(bob, victim, 1200))
+		acts, _ := w.pass(2 * time.Second)
+		count(acts)
+	}
+	if pings > maxTries+1 {
+		t.Errorf("%d pings to an address that never answered", pings)
 	}
 }
 

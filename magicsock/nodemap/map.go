@@ -29,6 +29,7 @@ type Map struct {
 	nat      NAT                             // ours
 	down     map[identity.RelayURL]time.Time // relays whose link broke, since when
 	unproven bucket
+	landed   bool // the pong that was taken last answered a ping
 	acts     []Action
 	next     time.Time
 	pruneAt  time.Time

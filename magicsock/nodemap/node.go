@@ -63,6 +63,7 @@ type usage struct {
 type rounds struct {
 	last       time.Time // of all addresses
 	callMe     time.Time // call-me-maybe sent
+	elsewhere  time.Time // a relay that is not the node's was asked for it
 	blind      bool      // nothing had been heard of the node for a while then: it may not have got it
 	late       time.Time // when to ping the addresses of a call-me-maybe; zero: done
 	callMeOver time.Time // a received call-me-maybe last overrode the ping gap
@@ -95,6 +96,8 @@ type ping struct {
 	sent time.Time
 	size int
 	room bool // asks for the size, not for life
+	// elsewhere: through a relay that the node is moved to by the pong.
+	elsewhere bool
 }
 
 // path returns the path to a direct address, nil for none.

@@ -113,8 +113,10 @@ func (p *path) heard(now time.Time) {
 		p.out.turn, p.out.bigTries, p.out.lastBig = 0, 0, time.Time{}
 	}
 	p.lastHeard = now
-	p.out.tries = 0
-	p.out.pauseUntil = time.Time{}
+	if !p.everPong.IsZero() { // a ping may have any source (S9)
+		p.out.tries = 0
+		p.out.pauseUntil = time.Time{}
+	}
 }
 
 // controlled notes a control message about the address for display.
@@ -122,7 +124,6 @@ func (p *path) controlled(now time.Time, kind string) { p.control, p.controlKind
 
 // pong notes the answer to a ping of the given size.
 func (p *path) pong(now time.Time, latency time.Duration, size int) {
-	p.heard(now)
 	p.controlled(now, "pong←")
 	if p.everPong.IsZero() || p.lastPong.IsZero() {
 		p.latency = latency
@@ -130,6 +131,7 @@ func (p *path) pong(now time.Time, latency time.Duration, size int) {
 		p.latency = (3*p.latency + latency) / 4
 	}
 	p.lastPong, p.everPong = now, now
+	p.heard(now)
 	if size < p.full() {
 		p.out.small = now
 		return

@@ -133,6 +133,14 @@ func (m *Map) pingRelay(now time.Time, n *node) {
 	m.askRelay(now, n, n.relay.url)
 }
 
+// askElsewhere sends a ping through a relay that is not the node's; its pong makes it so.
+func (m *Map) askElsewhere(now time.Time, n *node, url identity.RelayURL) {
+	last := n.relay.lastPing
+	m.askRelay(now, n, url)
+	n.relay.lastPing = last
+	n.inflight[len(n.inflight)-1].elsewhere = true
+}
+
 // askRelay sends a ping through a relay.
 func (m *Map) askRelay(now time.Time, n *node, url identity.RelayURL) {
 	tx := m.cfg.NewTxID()
