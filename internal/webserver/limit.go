@@ -11,8 +11,10 @@ import (
 
 // Limits bounds the connections that a listener accepts. Zero means no bound.
 type Limits struct {
-	Total, PerPrefix int     // that are open, in all and from one IPv4 /24 or IPv6 /56
-	Rate, Burst      float64 // of those that come, a second and at once
+	// Total and PerPrefix are open, in all and from one IPv4 /24 or IPv6 /56, from which
+	// no more than that, and 64 at the least, come in a second.
+	Total, PerPrefix int
+	Rate, Burst      float64 // of those that are let in, a second and at once
 	// Proxied are those that count by the addresses behind them. May be nil.
 	Proxied func(netip.Addr) bool
 	// Refused is called for each that is too much, Failed for an error of Accept. Both
@@ -40,14 +42,23 @@ func (l Limits) Listener(inner net.Listener) net.Listener {
 	if l.Wrap == nil {
 		l.Wrap = func(c net.Conn) net.Conn { return c }
 	}
-	return &limitedListener{Listener: inner, Limits: l, open: make(map[netip.Prefix]int)}
+	return &limitedListener{Listener: inner, Limits: l, prefixes: ratelimit.NewTable(l.perSecond()), open: make(map[netip.Prefix]int)}
+}
+
+// perSecond is how many may come from one prefix.
+func (l *Limits) perSecond() int {
+	if l.PerPrefix == 0 {
+		return 0
+	}
+	return max(l.PerPrefix, 64)
 }
 
 type limitedListener struct {
 	net.Listener
 	Limits
-	pace ratelimit.Bucket // Accept's own
-	told ratelimit.Bucket // Accept's own: how often who is too much is told so
+	prefixes *ratelimit.Table // how often each comes
+	pace     ratelimit.Bucket // Accept's own
+	told     ratelimit.Bucket // Accept's own: how often who is too much is told so
 
 	mu    sync.Mutex // guards the fields below
 	count int
@@ -58,10 +69,6 @@ type limitedListener struct {
 // Accept closes what is too much and waits for the next.
 func (l *limitedListener) Accept() (net.Conn, error) {
 	for {
-		if l.Rate > 0 {
-			// Who has to wait waits in the system's queue. It is less than a second.
-			time.Sleep(l.pace.Spend(time.Now(), 1, l.Rate, l.Burst))
-		}
 		c, err := l.Listener.Accept()
 		if err != nil {
 			l.Failed(err)
@@ -72,7 +79,17 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if l.Proxied(addr) {
 			p = netip.Prefix{}
 		}
+		if p.IsValid() && !l.prefixes.Allow(addr, time.Now()) {
+			l.Refused()
+			abort(c)
+			continue
+		}
 		if l.enter(p) {
+			if l.Rate > 0 {
+				// The others wait in the system's queue, for less than a second. Those that
+				// were turned away cost them nothing.
+				time.Sleep(l.pace.Spend(time.Now(), 1, l.Rate, l.Burst))
+			}
 			return &LimitedConn{Conn: l.Wrap(c), leave: sync.OnceFunc(func() { l.leave(p) })}, nil
 		}
 		l.Refused()
@@ -82,6 +99,14 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		return &LimitedConn{Conn: l.Wrap(c), leave: sync.OnceFunc(l.leaveOver), Over: true}, nil
 	}
+}
+
+// abort closes a connection so that the kernel keeps nothing of it.
+func abort(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.Close()
 }
 
 // MaxTold is how many of those that are too much are told so at one time, toldRate how many
