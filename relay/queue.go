@@ -8,9 +8,12 @@ import (
 	"github.com/nodetun/nodetun/identity"
 )
 
-// Bounds of a Queue (S26: 1 MiB and 512 packets in all).
+// Bounds of a Queue (S26: 512 packets, 1 MiB of them, and 1.25 MiB of memory in all).
 const (
-	maxQueueBytes = 1 << 20
+	maxControlHeld = 32 << 10
+	maxDiscoHeld   = 144 << 10
+	maxDataHeld    = 1<<20 + 256<<10 - maxControlHeld - maxDiscoHeld
+	maxQueueBytes  = 1 << 20
 	// maxQueueFrames counts packets of any kind.
 	maxQueueFrames  = 512
 	maxControlBytes = 16 << 10
@@ -59,9 +62,9 @@ func NewQueue(pool *Pool) *Queue {
 	return &Queue{
 		pool:    pool,
 		ready:   make(chan struct{}, 1),
-		control: lane{maxFrames: maxControl, maxBytes: maxControlBytes, dropNew: true},
-		disco:   lane{maxFrames: maxDisco, maxBytes: maxDiscoBytes},
-		data:    lane{maxFrames: maxData, maxBytes: maxDataBytes},
+		control: lane{maxFrames: maxControl, maxBytes: maxControlBytes, maxHeld: maxControlHeld, dropNew: true},
+		disco:   lane{maxFrames: maxDisco, maxBytes: maxDiscoBytes, maxHeld: maxDiscoHeld},
+		data:    lane{maxFrames: maxData, maxBytes: maxDataBytes, maxHeld: maxDataHeld},
 		block:   firstPace,
 	}
 }
@@ -211,6 +214,7 @@ func (q *Queue) Done() {
 		return
 	}
 	q.takenFrom.bytes -= len(q.taken.buf) - q.taken.head
+	q.takenFrom.held -= cap(q.taken.buf)
 	q.pool.put(q.taken)
 	q.taken = nil
 }
@@ -259,8 +263,17 @@ func (q *Queue) room(l *lane, n int) []byte {
 	}
 	b := l.tail()
 	if b == nil || len(b.buf)+n > min(cap(b.buf), q.block) {
-		b = q.pool.get()
+		size := blockSizeFor(max(n, min(q.block, l.maxBytes)))
+		for l.held+size > l.maxHeld {
+			if l.dropNew || len(l.blocks) == 0 {
+				q.dropped++
+				return nil
+			}
+			q.dropOldest(l)
+		}
+		b = q.pool.get(size)
 		l.blocks = append(l.blocks, b)
+		l.held += size
 	}
 	b.last = len(b.buf)
 	b.frames++
@@ -300,6 +313,7 @@ func (q *Queue) dropOldest(l *lane) {
 	q.dropped++
 	if b.frames == 0 {
 		l.blocks = slices.Delete(l.blocks, 0, 1)
+		l.held -= cap(b.buf)
 		q.pool.put(b)
 	}
 }
@@ -309,8 +323,10 @@ type lane struct {
 	blocks    []*block
 	frames    int // that wait
 	bytes     int // that wait or are taken
+	held      int // bytes of memory of the blocks that wait or are taken
 	maxFrames int
 	maxBytes  int
+	maxHeld   int
 	dropNew   bool // when full the new frame goes, not the oldest
 }
 
@@ -324,6 +340,20 @@ func (l *lane) tail() *block {
 // blockSize holds two of the longest frames.
 const blockSize = 17 << 13
 
+// blockSizes are those that blocks come in: who reads slowly has little in each, which
+// must not cost the memory of a large one.
+var blockSizes = [...]int{4 << 10, 8 << 10, 16 << 10, 32 << 10, blockSize / 2, blockSize}
+
+// blockSizeFor returns the smallest one that holds n bytes, the largest if none does.
+func blockSizeFor(n int) int {
+	for _, size := range blockSizes {
+		if size >= n {
+			return size
+		}
+	}
+	return blockSize
+}
+
 // block is a piece of a lane's memory; it holds whole frames.
 type block struct {
 	buf    []byte
@@ -334,16 +364,19 @@ type block struct {
 
 // Pool keeps the blocks of many queues for reuse. Idle queues hold none. The
 // zero value is ready; it is safe for concurrent use.
-type Pool struct{ p sync.Pool }
+type Pool struct{ p [len(blockSizes)]sync.Pool }
 
-func (p *Pool) get() *block {
-	if b, ok := p.p.Get().(*block); ok {
+// get returns a block of one of blockSizes.
+func (p *Pool) get(size int) *block {
+	if b, ok := p.of(size).Get().(*block); ok {
 		return b
 	}
-	return &block{buf: make([]byte, 0, blockSize)}
+	return &block{buf: make([]byte, 0, size)}
 }
 
 func (p *Pool) put(b *block) {
 	*b = block{buf: b.buf[:0]}
-	p.p.Put(b)
+	p.of(cap(b.buf)).Put(b)
 }
+
+func (p *Pool) of(size int) *sync.Pool { return &p.p[slices.Index(blockSizes[:], size)] }

@@ -86,6 +86,55 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// S26: the memory of a queue is bounded whatever the size of frames and the pace of the
+// reader, and nothing of it is forgotten.
+func TestQueueMemoryIsBounded(t *testing.T) {
+	for _, block := range []int{minPace, firstPace, 64 << 10, maxPace} {
+		for _, size := range []int{10, 1000, 2100, 4100, 9000, 17_000, 40_000, MaxPayload - 16} {
+			q := NewQueue(nil)
+			q.SetBlock(block)
+			held := func() (n int) {
+				for _, l := range []*lane{&q.control, &q.disco, &q.data} {
+					lane := 0
+					for _, b := range l.blocks {
+						lane += cap(b.buf)
+					}
+					if q.taken != nil && q.takenFrom == l {
+						lane += cap(q.taken.buf)
+					}
+					if lane != l.held {
+						t.Fatalf("block %d, frames of %d: %d bytes are held, %d counted", block, size, lane, l.held)
+					}
+					n += lane
+				}
+				return n
+			}
+			disco := AppendDatagram(nil, append([]byte(discoMagic), make([]byte, min(size, 1200))...))
+			for i := range 2000 {
+				q.PushPacket(TypeRecvPacket, identity.NodeID{}, numbered(i, max(size, 10)))
+				q.PushPacket(TypeRecvPacket, identity.NodeID{}, disco)
+				q.PushControl(make([]byte, 13))
+				if i == 1000 {
+					q.Take()
+				}
+				if n := held(); n > 5<<18 {
+					t.Fatalf("block %d, frames of %d: %d bytes of memory", block, size, n)
+				}
+			}
+			if q.data.frames == 0 || q.disco.frames == 0 {
+				t.Errorf("block %d, frames of %d: nothing waits", block, size)
+			}
+			q.Done()
+			for q.Take() != nil {
+				q.Done()
+			}
+			if n := held(); n != 0 {
+				t.Errorf("block %d, frames of %d: an empty queue holds %d bytes", block, size, n)
+			}
+		}
+	}
+}
+
 // What is being written counts: a client that reads nothing costs 1 MiB.
 func TestQueueCountsWhatIsTaken(t *testing.T) {
 	q := NewQueue(nil)
