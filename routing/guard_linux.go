@@ -25,9 +25,9 @@ import (
 //	    iifname != LINK iifname != "lo" ip(6) daddr OWN drop      for each own address
 //	    iifname != LINK iifname != "lo" ip(6) saddr OVERLAY drop  for each overlay prefix
 type guard struct {
-	link  string
-	conn  *nftables.Conn // its socket stays in the network namespace of newGuard
-	rules [][]expr.Any
+	link string
+	conn *nftables.Conn // its socket stays in the network namespace of newGuard
+	own  [][]expr.Any   // rules for our own addresses
 }
 
 // guardPrefix begins the names of tables, guardChain is the chain in each.
@@ -37,17 +37,14 @@ const (
 )
 
 // newGuard prepares the guard of a link; it changes nothing.
-func newGuard(link string, own, overlay []netip.Prefix) (*guard, error) {
+func newGuard(link string, own []netip.Prefix) (*guard, error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, err
 	}
 	g := &guard{link: link, conn: conn}
 	for _, p := range own {
-		g.rules = append(g.rules, dropRule(link, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), true))
-	}
-	for _, p := range overlay {
-		g.rules = append(g.rules, dropRule(link, p, false))
+		g.own = append(g.own, dropRule(link, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), true))
 	}
 	return g, nil
 }
@@ -93,15 +90,20 @@ func guardTable(link string) *nftables.Table {
 	return &nftables.Table{Name: guardPrefix + name, Family: nftables.TableFamilyINet}
 }
 
-// ensure makes the table anew unless it is there with its rules.
-func (g *guard) ensure() (changed bool, err error) {
+// ensure makes the table anew unless it is there with its rules. overlay are the prefixes
+// that are the tunnel's alone.
+func (g *guard) ensure(overlay []netip.Prefix) (changed bool, err error) {
+	want := slices.Clone(g.own)
+	for _, p := range overlay {
+		want = append(want, dropRule(g.link, p, false))
+	}
 	table := guardTable(g.link)
 	have, err := g.conn.ListTablesOfFamily(table.Family)
 	if err != nil {
 		return false, err
 	}
 	there := slices.ContainsFunc(have, func(t *nftables.Table) bool { return t.Name == table.Name })
-	if there && g.complete(table) {
+	if there && g.complete(table, want) {
 		return false, nil
 	}
 	if there {
@@ -111,20 +113,20 @@ func (g *guard) ensure() (changed bool, err error) {
 	chain := g.conn.AddChain(&nftables.Chain{
 		Name: guardChain, Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
 	})
-	for _, rule := range g.rules {
+	for _, rule := range want {
 		g.conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule})
 	}
 	return true, g.conn.Flush()
 }
 
 // complete reports whether each rule is in the chain.
-func (g *guard) complete(table *nftables.Table) bool {
+func (g *guard) complete(table *nftables.Table, want [][]expr.Any) bool {
 	rules, err := g.conn.GetRules(table, &nftables.Chain{Name: guardChain, Table: table})
-	if err != nil || len(rules) != len(g.rules) {
+	if err != nil || len(rules) != len(want) {
 		return false
 	}
 	for i, rule := range rules {
-		if !slices.EqualFunc(rule.Exprs, g.rules[i], sameExpr) {
+		if !slices.EqualFunc(rule.Exprs, want[i], sameExpr) {
 			return false
 		}
 	}

@@ -48,7 +48,7 @@ func (h *Host) Apply() error {
 			h.state.wasUp = isUp(link)
 			_ = nl.LinkSetIP6AddrGenMode(link, addrGenNone) // unknown to old kernels
 		}
-		if h.state.guard, err = newGuard(h.cfg.Link, h.cfg.Addrs, h.cfg.Routes); err != nil {
+		if h.state.guard, err = newGuard(h.cfg.Link, h.cfg.Addrs); err != nil {
 			h.cfg.Logger.Debug("no packet filter", "err", err)
 		}
 	}
@@ -159,11 +159,20 @@ func (r *repair) up() error {
 	return nil
 }
 
-// guarded keeps the overlay's addresses to the link, before it has them.
+// guarded keeps the overlay's addresses to the link, before it has them; but not a prefix
+// in which, or around which, this host has another network.
 func (r *repair) guarded() error {
-	changed, err := false, error(unix.EPROTONOSUPPORT)
+	attached, err := r.attached()
+	if err != nil {
+		return err
+	}
+	overlay := slices.DeleteFunc(slices.Clone(r.cfg.Routes), func(p netip.Prefix) bool {
+		return slices.ContainsFunc(attached, p.Overlaps)
+	})
+	changed := false
+	err = unix.EPROTONOSUPPORT
 	if r.state.guard != nil {
-		changed, err = r.state.guard.ensure()
+		changed, err = r.state.guard.ensure(overlay)
 	}
 	if changed && err == nil {
 		r.note("packet filter")

@@ -256,13 +256,18 @@ func TestNetnsFightIsBounded(t *testing.T) {
 // holds our pool.
 func TestNetnsNeverShadowsAttachedPrefix(t *testing.T) {
 	b, other := newBed(t), nstest.New(t, "lan")
-	veth, _ := nstest.Veth(t, b.NS, "", other, "100.100.3.2/12")
+	veth, lan := nstest.Veth(t, b.NS, "", other, "100.100.3.2/12")
 	b.apply(t)
 	b.run(t)
 	b.Run(t, "ip", "addr", "add", "100.100.3.1/12", "dev", veth)
-	until(t, 2*time.Second, "the LAN is reachable", func() bool {
+	// Its packets are no forged ones of the overlay.
+	heard := func() bool {
+		_, err := b.Try("ping", "-c1", "-W1", "100.100.3.2")
+		return err == nil
+	}
+	until(t, 5*time.Second, "the LAN is reachable", func() bool {
 		out, _ := b.Try("ip", "route", "get", "100.100.3.2")
-		return strings.Contains(out, "dev "+veth)
+		return strings.Contains(out, "dev "+veth) && heard()
 	})
 	until(t, 2*time.Second, "the problem is told", func() bool {
 		p := b.host.Problems()
@@ -279,6 +284,11 @@ func TestNetnsNeverShadowsAttachedPrefix(t *testing.T) {
 	until(t, 2*time.Second, "both", func() bool {
 		out, _ := b.Try("ip", "route", "get", "100.100.3.2")
 		return strings.Contains(out, "dev "+veth) && b.broken(t) == ""
+	})
+	other.Run(t, "ip", "addr", "add", "100.100.3.9/24", "dev", lan)
+	until(t, 5*time.Second, "its hosts answer", func() bool {
+		_, err := b.Try("ping", "-c1", "-W1", "100.100.3.9")
+		return err == nil
 	})
 }
 
