@@ -5,12 +5,15 @@ package dnsmap_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodetun/nodetun/dnsmap"
 	"github.com/nodetun/nodetun/internal/nstest"
@@ -253,4 +256,36 @@ func TestNetnsLibcResolves(t *testing.T) {
 	if out, err := ns.Try("getent", "ahosts", "nobody.node.internal"); err == nil {
 		t.Errorf("nobody: %s", out)
 	}
+}
+
+// A full disk leaves resolv.conf as it was, and says so: written in place it would be cut
+// short.
+func TestNetnsFullDisk(t *testing.T) {
+	nstest.RequireRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=16k"); err != nil {
+		t.Skipf("tmpfs: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, 0) })
+	f := file{path: filepath.Join(dir, "resolv.conf"), state: filepath.Join(t.TempDir(), "state.json")}
+	f.write(t, original)
+	if err := os.WriteFile(filepath.Join(dir, "fill"), make([]byte, 12<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ { // what is left of it
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), []byte("x"), 0o600); err != nil {
+			break
+		}
+	}
+	h, err := dnsmap.NewHost(f.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Apply(t.Context()); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("error %v", err)
+	}
+	if got := f.read(t); got != original {
+		t.Errorf("resolv.conf is %q", got)
+	}
+	undo(t, h)
 }

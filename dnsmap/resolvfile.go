@@ -276,11 +276,13 @@ func restoreFile(state fileState) error {
 
 // writeFile replaces a file by rename, so that no reader sees half of it, or
 // in place where that cannot be: a bind mount gives EBUSY, and a read-only or
-// foreign directory its own errors.
+// foreign directory its own errors. A full disk is none of those: in place it would leave
+// half a file.
 func writeFile(path string, content []byte) error {
 	if !isMountPoint(path) {
-		if err := replaceFile(path, content); err == nil {
-			return nil
+		err := replaceFile(path, content)
+		if !errors.Is(err, syscall.EBUSY) && !errors.Is(err, syscall.EROFS) && !errors.Is(err, fs.ErrPermission) {
+			return err
 		}
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)

@@ -37,6 +37,8 @@ const (
 	// least half, and maxRestart how long that may take.
 	restartDelay = 500 * time.Millisecond
 	maxRestart   = 2 * time.Minute
+	// maxRestarts in that time are believed; a relay may announce them in a loop.
+	maxRestarts = 3
 	// steadyAfter is how long a connection must have lived for the next loss
 	// to count as the first. Two nodes with one key throw each other out at
 	// once; they must not do so at full speed.
@@ -57,6 +59,10 @@ type link struct {
 	// Those of run alone.
 	iroh1     bool      // the protocol of the last connection
 	restarted time.Time // until then the relay may need to restart
+	// restarts counts those that it announced one soon after the other, restartedAt is
+	// when it did last.
+	restarts    int
+	restartedAt time.Time
 
 	mu        sync.Mutex // guards the fields below
 	state     State
@@ -252,8 +258,7 @@ func (l *link) delay(err error) time.Duration {
 		return refusedPause + rand.N(refusedPause)
 	}
 	if restart, ok := errors.AsType[*relayclient.RestartError](err); ok {
-		l.restarted = time.Now().Add(min(restart.TryFor, maxRestart))
-		return min(restart.After, maxDelay)
+		return l.restartDelay(restart)
 	}
 	if time.Now().Before(l.restarted) {
 		return restartDelay/2 + rand.N(restartDelay/2)
@@ -267,6 +272,23 @@ func (l *link) delay(err error) time.Duration {
 	}
 	d := min(firstDelay<<min(n-1, 10), maxDelay)
 	return d/2 + rand.N(d/2)
+}
+
+// restartDelay is what the relay wishes, but no less than it takes to restart, and more
+// and more for one that restarts again and again.
+func (l *link) restartDelay(restart *relayclient.RestartError) time.Duration {
+	now := time.Now()
+	if now.Sub(l.restartedAt) > maxRestart {
+		l.restarts = 0
+	}
+	l.restarts++
+	l.restartedAt = now
+	l.restarted = now.Add(min(restart.TryFor, maxRestart))
+	least := restartDelay / 2
+	if l.restarts > maxRestarts {
+		least = restartDelay << min(l.restarts-maxRestarts, 10)
+	}
+	return min(max(restart.After, least), maxDelay)
 }
 
 func (l *link) resetFailures() {
