@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,6 +79,9 @@ func TestTooManyConnectionsAreTold(t *testing.T) {
 	open := 0
 	for range 3 * webserver.MaxTold {
 		conn, err := net.Dial("tcp", s.Addr().String())
+		if errors.Is(err, syscall.ECONNRESET) { // as those are closed that come too fast, sometimes before Dial returns
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
