@@ -28,8 +28,13 @@ type Flow struct {
 	local, remote netip.AddrPort
 	queue         waiter.Queue
 	endpoint      tcpip.Endpoint
+	endEntry      waiter.Entry
 
 	closed atomic.Bool
+	// finished: we have sent FIN. broken is closed when the connection has ended otherwise.
+	finished atomic.Bool
+	broken   chan struct{}
+	breaking sync.Once
 	// cause is why the connection broke, once somebody was told.
 	cause atomic.Pointer[error]
 
@@ -49,7 +54,7 @@ type Flow struct {
 
 // newFlow prepares a flow whose endpoint is still to come.
 func newFlow(s *Stack, local, remote netip.AddrPort) *Flow {
-	return &Flow{stack: s, local: local, remote: remote}
+	return &Flow{stack: s, local: local, remote: remote, broken: make(chan struct{})}
 }
 
 // start completes the flow with its connected endpoint.
@@ -59,6 +64,9 @@ func (f *Flow) start(endpoint tcpip.Endpoint) {
 	f.writeEntry, f.writable = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	f.queue.EventRegister(&f.readEntry)
 	f.queue.EventRegister(&f.writeEntry)
+	f.endEntry = waiter.NewFunctionEntry(waiter.EventHUp|waiter.EventErr, func(waiter.EventMask) { f.noteEnd() })
+	f.queue.EventRegister(&f.endEntry)
+	f.noteEnd() // it may have been before
 	idle, interval := tcpip.KeepaliveIdleOption(keepAliveIdle), tcpip.KeepaliveIntervalOption(keepAliveInterval)
 	// These three cannot fail on a TCP endpoint.
 	_ = endpoint.SetSockOpt(&idle)
@@ -124,18 +132,35 @@ func (f *Flow) readError(err tcpip.Error) error {
 	if _, end := err.(*tcpip.ErrClosedForReceive); end && !f.dead() && !f.closed.Load() {
 		return io.EOF
 	}
-	return f.broken(err)
+	return f.failure(err)
 }
 
-// dead reports whether the connection ended otherwise than by FIN.
+// dead reports whether the connection ended otherwise than by FIN of both sides.
 func (f *Flow) dead() bool {
-	return tcp.EndpointState(f.endpoint.State()) == tcp.StateError
+	switch tcp.EndpointState(f.endpoint.State()) {
+	case tcp.StateError:
+		return true
+	case tcp.StateClose: // by a reset too, if the other side alone had sent FIN
+		return !f.finished.Load()
+	}
+	return false
 }
 
-// broken is the error of a flow that cannot go on. The endpoint tells the cause
+// noteEnd closes broken if the connection has ended by a reset or in silence.
+func (f *Flow) noteEnd() {
+	if f.dead() {
+		f.breaking.Do(func() { close(f.broken) })
+	}
+}
+
+// Broken is closed when the other side has reset the connection, or no longer answers, also
+// when nobody reads or writes.
+func (f *Flow) Broken() <-chan struct{} { return f.broken }
+
+// failure is the error of a flow that cannot go on. The endpoint tells the cause
 // only once, to whoever asks first, and something that looks like an orderly
 // end from then on: hence the memory.
-func (f *Flow) broken(err tcpip.Error) error {
+func (f *Flow) failure(err tcpip.Error) error {
 	if f.closed.Load() || f.stack.isClosed() {
 		return ErrClosed
 	}
@@ -180,11 +205,12 @@ func (f *Flow) writeError(err tcpip.Error) error {
 	if _, end := err.(*tcpip.ErrClosedForSend); end && !f.dead() {
 		return ErrClosed
 	}
-	return f.broken(err)
+	return f.failure(err)
 }
 
 // CloseWrite sends FIN behind what was written. Reading goes on.
 func (f *Flow) CloseWrite() error {
+	f.finished.Store(true)
 	if err := f.endpoint.Shutdown(tcpip.ShutdownWrite); err != nil {
 		return f.writeError(err)
 	}

@@ -34,12 +34,17 @@ type flow struct {
 	cancel  context.CancelFunc
 	once    sync.Once
 	aborted chan struct{}
+	// sent and received are closed when the copy to the peer, from the peer, has ended.
+	sent, received chan struct{}
 	// moved is when bytes last went over the flow, either way, in Unix nanoseconds.
 	moved atomic.Int64
 }
 
 func newFlow(p *peer, inbound bool, port uint16, cancel context.CancelFunc) *flow {
-	return &flow{peer: p, inbound: inbound, port: port, cancel: cancel, aborted: make(chan struct{})}
+	return &flow{
+		peer: p, inbound: inbound, port: port, cancel: cancel,
+		aborted: make(chan struct{}), sent: make(chan struct{}), received: make(chan struct{}),
+	}
 }
 
 // abort ends the flow at once, in whatever state it is; it does not wait.
@@ -298,18 +303,68 @@ func (f *flow) carry(answer []byte) {
 	}
 	close(over)
 	watch.Wait()
+	if f.stopped() {
+		f.hangUp()
+	}
 	f.local.Close()
 }
 
-// watch resets the flow when it is aborted or the engine ends.
+// watch ends the copies when the flow is aborted or the engine ends, and when one of the two
+// programs has reset the connection: a copy that has ended does not notice it, nor does one
+// that waits at the other side.
 func (f *flow) watch(over <-chan struct{}) {
-	select {
-	case <-f.aborted:
-		f.reset()
-	case <-f.peer.engine.life.Done():
-		f.reset()
-	case <-over:
+	stopped := f.stream.Context().Done() // when FIN was sent too
+	for {
+		select {
+		case <-f.aborted:
+			f.reset()
+		case <-f.peer.engine.life.Done():
+			f.reset()
+		case <-f.local.Broken():
+			if !f.wait(f.sent) {
+				continue
+			}
+			f.stream.CancelRead(wire.CodeFlowReset)
+		case <-stopped:
+			stopped = nil
+			if !f.stopped() || !f.wait(f.received) {
+				continue
+			}
+			f.hangUp()
+		case <-over:
+		}
+		return
 	}
+}
+
+// wait waits for the end of a copy, and reports whether the flow goes on until then.
+func (f *flow) wait(copied <-chan struct{}) bool {
+	select {
+	case <-copied:
+		return true
+	case <-f.aborted:
+	case <-f.peer.engine.life.Done():
+	}
+	return false
+}
+
+// stopped reports whether the far side takes nothing more: the program there has reset.
+func (f *flow) stopped() bool { return endpoint.Stopped(context.Cause(f.stream.Context())) }
+
+// broken reports whether the program on this host has reset, or its connection broke.
+func (f *flow) broken() bool {
+	select {
+	case <-f.local.Broken():
+		return true
+	default:
+		return false
+	}
+}
+
+// hangUp resets the connection of the program on this host, once it has all that came.
+func (f *flow) hangUp() {
+	f.local.Drain(drainPatience)
+	f.local.Abort()
 }
 
 // copyBoth runs the two copies, unless the flow was aborted before.
@@ -321,8 +376,14 @@ func (f *flow) copyBoth() {
 	default:
 	}
 	var copies sync.WaitGroup
-	copies.Go(f.hostToPeer)
-	copies.Go(f.peerToHost)
+	copies.Go(func() {
+		defer close(f.sent)
+		f.hostToPeer()
+	})
+	copies.Go(func() {
+		defer close(f.received)
+		f.peerToHost()
+	})
 	copies.Wait()
 }
 
@@ -348,7 +409,7 @@ func (f *flow) hostToPeer() {
 	defer retries.forget(ends)
 	switch read, write := copyGrowing(s, f.local, moved{f, sent}); {
 	case endpoint.Stopped(write):
-		// Their program takes no more; its answer, and its reset, come by the other copy.
+		// Their program takes no more: what it said comes by the other copy, then carry ends ours.
 	case read != nil || write != nil:
 		f.stream.SetReliableBoundary()
 		f.reset()
@@ -364,8 +425,10 @@ func (f *flow) peerToHost() {
 	case write != nil:
 		// The program on this host has reset: the other copy sends on what it had said.
 		f.stream.CancelRead(wire.CodeFlowReset)
+	case read != nil && f.broken():
+		// The program on this host has reset, as watch has noticed.
 	case read != nil:
-		f.local.Drain(drainPatience)
+		f.hangUp()
 		f.reset()
 	default:
 		_ = f.local.CloseWrite() // FIN

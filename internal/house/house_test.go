@@ -27,6 +27,7 @@ var layers = map[string][]string{
 	"internal/hosttest":      {"internal/nstest", "magicsock/portmap/portmaptest"},
 	"internal/natlab":        {"identity", "magicsock", "magicsock/udpconn", "internal/netmon", "relay/..."},
 	"internal/natmatrix":     {},
+	"internal/tcpdiff":       {},
 	"internal/bench":         {},
 	"internal/discoveryload": {"identity", "discovery/pkarr", "internal/procstat"},
 	"internal/relayload":     {"identity", "relay", "relay/relayclient", "internal/procstat"},
