@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ type Path struct {
 // Ports are those that a run has for itself on both hosts.
 type Ports struct {
 	Server uint16
-	Low    uint16 // and the maxConns-1 after it
+	Low    uint16 // and the maxConns after it; the last is churn's
 	High   uint16
 }
 
@@ -51,7 +52,7 @@ type run struct {
 	ports    Ports
 	listener int
 	conns    map[End]*[maxConns]socket
-	marks    [maxConns]uint16 // ports that connections were bound to
+	marks    [maxConns + 1]uint16 // ports that connections were bound to, and those of churn
 }
 
 // socket is a descriptor, and how many bytes it has sent and received.
@@ -115,6 +116,8 @@ func (r *run) do(op Op) string {
 		return r.start(op, c)
 	case Accept:
 		return r.accept(op, c)
+	case Churn:
+		return r.churn(op)
 	}
 	if c.fd < 0 {
 		return nothing
@@ -233,6 +236,70 @@ func (r *run) accept(op Op, c *socket) string {
 	return "from " + r.describe(from)
 }
 
+// churn makes connections one after the other, each with a byte in both directions.
+func (r *run) churn(op Op) string {
+	if r.listener < 0 || ready(r.listener, unix.POLLIN, 0) {
+		return nothing // others wait to be accepted
+	}
+	for i := range op.Arg {
+		if what := r.once(op.End); what != "" {
+			return fmt.Sprintf("%d then %s", i, what)
+		}
+	}
+	return fmt.Sprint(op.Arg)
+}
+
+// once makes a connection from the last of the low ports, and says what failed.
+func (r *run) once(first End) string {
+	client, server := socket{fd: -1}, socket{fd: -1}
+	defer func() {
+		for _, c := range []socket{client, server} {
+			if c.fd >= 0 {
+				_ = unix.Close(c.fd)
+			}
+		}
+	}()
+	if got := r.start(Op{Client, Start, maxConns, lowPort}, &client); got != name(unix.EINPROGRESS) {
+		return got
+	}
+	if got := await(client.fd); got != "ok" {
+		return got
+	}
+	ready(r.listener, unix.POLLIN, connectWait)
+	if got := r.accept(Op{}, &server); got != fmt.Sprintf("from client:low%d", maxConns) {
+		return got
+	}
+	ends := []*socket{&client, &server}
+	for _, c := range ends {
+		if got := c.send(1, sendWait); got != "ok" {
+			return got
+		}
+	}
+	for _, c := range ends {
+		ready(c.fd, unix.POLLIN, connectWait)
+		if got := c.receive(1); got != "1" {
+			return got
+		}
+	}
+	if first == Server {
+		slices.Reverse(ends)
+	}
+	for _, c := range ends { // the second after it has seen the end
+		_ = unix.Shutdown(c.fd, unix.SHUT_WR)
+		other := ends[1]
+		if c == other {
+			other = ends[0]
+		}
+		if !ready(other.fd, unix.POLLIN, connectWait) {
+			return "no end"
+		}
+		if got := other.receive(1); got != "0 then end" {
+			return got
+		}
+	}
+	return ""
+}
+
 func (r *run) names(op Op, c *socket) string {
 	peer, err := unix.Getpeername(c.fd)
 	if err != nil {
@@ -264,7 +331,7 @@ func (r *run) describe(sa unix.Sockaddr) string {
 	switch p := uint16(port); {
 	case p == r.ports.Server:
 		return host + ":server"
-	case p >= r.ports.Low && p < r.ports.Low+maxConns:
+	case p >= r.ports.Low && p <= r.ports.Low+maxConns:
 		return fmt.Sprintf("%s:low%d", host, p-r.ports.Low)
 	case p >= r.ports.High && p < r.ports.High+maxConns:
 		return fmt.Sprintf("%s:high%d", host, p-r.ports.High)

@@ -36,7 +36,7 @@ const (
 	Await    Verb = "await"    // the end of what Start began
 	Accept   Verb = "accept"
 	Send     Verb = "send"     // Arg bytes
-	Urgent   Verb = "urgent"   // one byte with MSG_OOB
+	Urgent   Verb = "urgent"   // one byte with MSG_OOB, which the tunnel carries in line
 	Receive  Verb = "receive"  // at most Arg bytes of what is there
 	Drain    Verb = "drain"    // all that is there
 	Pump     Verb = "pump"     // Arg bytes, that the other end receives meanwhile
@@ -47,6 +47,7 @@ const (
 	Error    Verb = "error" // SO_ERROR
 	Option   Verb = "option"
 	Names    Verb = "names" // getpeername and getsockname
+	Churn    Verb = "churn" // Arg connections from one port, which this end closes first
 )
 
 // Values of Arg of Connect and Start.
@@ -121,6 +122,7 @@ var verbs = []weighted{
 	{Names, 2},
 	{Listen, 1},
 	{Unlisten, 1},
+	{Churn, 1},
 	{Urgent, 0},
 }
 
@@ -166,6 +168,8 @@ func Generate(seed uint64) Script {
 			op.Arg = 1 << (10 + r.IntN(11))
 		case Shutdown:
 			op.Arg = r.IntN(3)
+		case Churn:
+			op.Arg = 1 + r.IntN(30)
 		case Option:
 			op.Arg = r.IntN(len(options))
 		}
@@ -212,7 +216,7 @@ func Shrink(s Script, differs func(Script) bool) Script {
 		}
 	}
 	for i, op := range s {
-		for op.Arg > 3 && (op.Verb == Send || op.Verb == Receive || op.Verb == Pump) {
+		for op.Arg > 3 && (op.Verb == Send || op.Verb == Receive || op.Verb == Pump || op.Verb == Churn) {
 			op.Arg /= 4
 			candidate := slices.Clone(s)
 			if candidate[i] = op; !try(candidate) {

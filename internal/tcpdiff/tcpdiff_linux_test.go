@@ -162,7 +162,7 @@ func serve(t *testing.T, h *hosttest.Host) func(family int) (int, error) {
 // ports are the next ones.
 func (p *pair) ports(slot int) Ports {
 	n := p.used.Add(1)
-	return Ports{Server: uint16(2000 + n%20_000), Low: uint16(600 + slot*maxConns), High: uint16(25_000 + slot*maxConns)}
+	return Ports{Server: uint16(2000 + n%20_000), Low: uint16(600 + slot*(maxConns+1)), High: uint16(25_000 + slot*maxConns)}
 }
 
 // differs runs a script on both paths, and again with more time as long as they differ.
