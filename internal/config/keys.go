@@ -51,7 +51,8 @@ func settings() []setting {
 		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT })},
 		{key: "proxy", set: setProxy},
 		{key: "fwmark", set: setFwmark},
-		{key: "session_timeout", set: setTimeout},
+		{key: "session_timeout", set: duration(func(s *Settings) *time.Duration { return &s.SessionTimeout })},
+		{key: "flow_timeout", set: duration(func(s *Settings) *time.Duration { return &s.FlowTimeout })},
 		{key: "metrics_addr", set: setMetrics},
 		{key: "group_may_trust", set: flag(func(s *Settings) *bool { return &s.GroupMayTrust })},
 		{key: "metrics_public", set: flag(func(s *Settings) *bool { return &s.MetricsPublic })},
@@ -271,17 +272,20 @@ func setFwmark(s *Settings, value any) error {
 	return nil
 }
 
-func setTimeout(s *Settings, value any) error {
-	v, err := asText(value)
-	if err != nil {
-		return err
+// duration takes one of a minute or more.
+func duration(field func(*Settings) *time.Duration) func(*Settings, any) error {
+	return func(s *Settings, value any) error {
+		v, err := asText(value)
+		if err != nil {
+			return err
+		}
+		d, err := time.ParseDuration(v)
+		if err != nil || d < time.Minute {
+			return fmt.Errorf("%q is no duration of a minute or more (such as 12h)", v)
+		}
+		*field(s) = d
+		return nil
 	}
-	d, err := time.ParseDuration(v)
-	if err != nil || d < time.Minute {
-		return fmt.Errorf("%q is no duration of a minute or more (such as 12h)", v)
-	}
-	s.SessionTimeout = d
-	return nil
 }
 
 func setMetrics(s *Settings, value any) error {

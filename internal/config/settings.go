@@ -65,6 +65,8 @@ type Settings struct {
 	Fwmark uint32
 	// SessionTimeout ends a connection from which nothing came.
 	SessionTimeout time.Duration
+	// FlowTimeout ends the TCP connections with a peer that does not answer for so long.
+	FlowTimeout time.Duration
 	// MetricsAddr is host:port, empty for off.
 	MetricsAddr string
 	// GroupMayTrust lets members of the group nodetun decide who is a peer, and what
@@ -85,7 +87,7 @@ func Default() Settings {
 	return Settings{
 		STUN: []string{"stun.cloudflare.com:3478", "stun.l.google.com:19302"},
 		Zone: "node.internal", OnDemand: "ssh", Port: DefaultPort, Publish: "relay", DNS: "auto", TUN: "nodetun0",
-		Punch: "normal", Portmap: true, MDNS: true, Fwmark: DefaultFwmark, SessionTimeout: 12 * time.Hour,
+		Punch: "normal", Portmap: true, MDNS: true, Fwmark: DefaultFwmark, SessionTimeout: 12 * time.Hour, FlowTimeout: 2 * time.Hour,
 		LogFormat: "text",
 	}
 }

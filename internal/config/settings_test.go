@@ -57,6 +57,7 @@ dht = true
 proxy = "socks5://proxy.example.org:1080"
 fwmark = "0x123"
 session_timeout = "30m"
+flow_timeout = "15m"
 metrics_addr = "off"
 log_level = "debug"
 log_format = "json"
@@ -66,7 +67,7 @@ log_format = "json"
 	}
 	if s.Name != "laptop" || s.Zone != "node.example" || !s.Search || s.OnDemand != "off" || s.Port != 0 || s.DNS != "file" ||
 		s.TUN != "nt0" || s.IPv4Pool != "10.9.0.0/16" || s.MTU != 1380 || s.Portmap || s.MDNS || !s.DHT ||
-		s.SessionTimeout != 30*time.Minute || s.Fwmark != 0x123 || s.Proxy != "socks5://proxy.example.org:1080" || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
+		s.SessionTimeout != 30*time.Minute || s.FlowTimeout != 15*time.Minute || s.Fwmark != 0x123 || s.Proxy != "socks5://proxy.example.org:1080" || s.LogLevel != slog.LevelDebug || s.LogFormat != "json" || s.RelayToken != "secret" {
 		t.Errorf("got %+v", s)
 	}
 	if len(s.Bind) != 2 || s.Bind[0].String() != "192.0.2.7:1234" || s.Bind[1].String() != "[2001:db8::7]:0" {
@@ -89,7 +90,7 @@ log_format = "json"
 // The table of keys is the contract: none is missing, none is more.
 func TestKeysAreTheContract(t *testing.T) {
 	want := strings.Fields(`name zone search on_demand port bind relays relay_token relay_token_file stun discovery publish dns tun ipv4_pool mtu
-		punch portmap mdns dht proxy fwmark session_timeout metrics_addr group_may_trust metrics_public log_level log_format`)
+		punch portmap mdns dht proxy fwmark session_timeout flow_timeout metrics_addr group_may_trust metrics_public log_level log_format`)
 	if !slices.Equal(Keys(), want) {
 		t.Errorf("keys %v, want %v", Keys(), want)
 	}
@@ -116,6 +117,7 @@ func TestSettingsErrors(t *testing.T) {
 		{"proxy", "proxy = \"ftp://10.0.0.1\"\n", ":1: proxy: names a proxy of a kind that cannot be used: ftp"},
 		{"mark", "fwmark = \"red\"\n", `"red" is no mark`},
 		{"mark too large", "fwmark = 4294967296\n", "4294967296 is no mark"},
+		{"short duration", "flow_timeout = \"59s\"\n", "is no duration"},
 		{"duration", "session_timeout = \"3\"\n", "is no duration"},
 		{"syntax", "name = \"a\"\nport = = 3\n", ":2"},
 		{"same key twice", "port = 1\nport = 2\n", ":2"},

@@ -144,7 +144,10 @@ const sshDir = "/etc/ssh"
 // openEngine makes what carries the packets.
 func (d *Daemon) openEngine(context.Context) (err error) {
 	name, _ := d.names.NameOf(d.key.NodeID())
-	cfg := engine.Config{Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), Invites: invited{d}, SSHHostKeys: func() []string { return sshkeys.OfHost(sshDir) }, Version: d.cfg.Version, Name: name, Logger: d.log}
+	cfg := engine.Config{
+		Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), FlowTimeout: d.cfg.Settings.FlowTimeout,
+		Invites: invited{d}, SSHHostKeys: func() []string { return sshkeys.OfHost(sshDir) }, Version: d.cfg.Version, Name: name, Logger: d.log,
+	}
 	rand.Read(cfg.Instance[:])
 	if d.engine, err = engine.New(cfg); err != nil {
 		return err

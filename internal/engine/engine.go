@@ -44,6 +44,8 @@ type Config struct {
 	OnDemand OnDemand
 	// Invites takes nodes that are no peers; nil: nobody does.
 	Invites Invites
+	// FlowTimeout is for how long a peer may not answer before its TCP flows end. Zero: 2 h.
+	FlowTimeout time.Duration
 	// Version and Name are told to peers in the hello. Both may be empty.
 	Version, Name string
 	// SSHHostKeys returns the host keys of this host's ssh server, "type base64", for peers
@@ -112,6 +114,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.MTU == 0 {
 		cfg.MTU = DefaultMTU
+	}
+	if cfg.FlowTimeout == 0 {
+		cfg.FlowTimeout = 2 * time.Hour
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

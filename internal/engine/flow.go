@@ -27,6 +27,8 @@ type flow struct {
 	peer   *peer
 	local  *netstack.Flow
 	stream *endpoint.Stream
+	// session carries the stream; the peer's mu guards it.
+	session *session
 	// inbound: the peer opened it, to this port of ours.
 	inbound bool
 	port    uint16
@@ -45,6 +47,13 @@ func newFlow(p *peer, inbound bool, port uint16, cancel context.CancelFunc) *flo
 		peer: p, inbound: inbound, port: port, cancel: cancel,
 		aborted: make(chan struct{}), sent: make(chan struct{}), received: make(chan struct{}),
 	}
+}
+
+// start gives the flow its two ends.
+func (f *flow) start(local *netstack.Flow, stream *endpoint.Stream, s *session) {
+	f.peer.mu.Lock()
+	defer f.peer.mu.Unlock()
+	f.local, f.stream, f.session = local, stream, s
 }
 
 // abort ends the flow at once, in whatever state it is; it does not wait.
@@ -93,7 +102,7 @@ func (e *Engine) acceptFromHost(pending *netstack.Pending) {
 		resetStream(stream)
 		return
 	}
-	f.local, f.stream = local, stream
+	f.start(local, stream, s)
 	f.carry(nil)
 }
 
@@ -226,7 +235,7 @@ func (s *session) acceptFlow(stream *endpoint.Stream) {
 		s.answerFlow(stream, dialAnswer(err))
 		return
 	}
-	f.local, f.stream = local, stream
+	f.start(local, stream, s)
 	f.carry(wire.AppendAnswer(nil, wire.Answer{Status: wire.StatusOK}))
 }
 

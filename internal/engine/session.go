@@ -224,25 +224,72 @@ func (s *session) run() {
 	tasks.Wait()
 }
 
-// keepOpen sends something three times in the idle timeout of this side while a TCP flow is
-// open: silence ends sessions that have none. The side with the shorter timeout, which
-// counts for both, sees to it for both.
+// keepOpen asks the peer while a TCP flow is open: three times in the idle timeout of this
+// side, since silence ends sessions, and in the time of patience for flows that wait for it.
+// The side with the shorter timeout, which counts for both, sees to it for both.
 func (s *session) keepOpen(ctx context.Context) {
-	tick := time.NewTicker(s.peer.engine.cfg.Endpoint.IdleTimeout() / 3)
-	defer tick.Stop()
-	for {
+	patience := s.peer.engine.cfg.FlowTimeout
+	pause := min(s.peer.engine.cfg.Endpoint.IdleTimeout(), patience) / 3
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for quiet := (silence{}); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
+		next := pause
 		if s.flows.Load() > 0 {
-			_ = s.pingOnce(ctx, keepOpenWait)
+			asked := time.Now()
+			lasted := quiet.note(asked, s.pingOnce(ctx, min(keepOpenWait, pause)) == nil, time.Now())
+			if lasted >= patience {
+				s.giveUpFlows(lasted)
+			}
+			if lasted > 0 {
+				next = pause / 4
+			}
+		} else {
+			quiet = silence{}
 		}
+		timer.Reset(next)
 	}
 }
 
-// keepOpenWait bounds the wait for the answer, which does not matter.
+// silence is that of a peer that is asked now and then.
+type silence struct{ since time.Time } // the first question of those without an answer
+
+// note takes a question and whether it was answered, and returns for how long none was.
+func (s *silence) note(asked time.Time, answered bool, now time.Time) time.Duration {
+	switch {
+	case answered:
+		s.since = time.Time{}
+		return 0
+	case s.since.IsZero():
+		s.since = asked
+	}
+	return now.Sub(s.since)
+}
+
+// giveUpFlows ends the flows of this session: nothing has been heard of the peer for so long
+// that they would only pile up. Their programs see a reset; those that set a keep-alive
+// of their own have heard before.
+func (s *session) giveUpFlows(lasted time.Duration) {
+	p := s.peer
+	p.mu.Lock()
+	n := 0
+	for f := range p.flows {
+		if f.session == s {
+			f.abort()
+			n++
+		}
+	}
+	p.mu.Unlock()
+	if n > 0 {
+		p.engine.log.Info("TCP connections are given up: the peer has not answered", "peer", p.id, "for", lasted.Round(time.Second), "connections", n)
+	}
+}
+
+// keepOpenWait bounds the wait for the answer.
 const keepOpenWait = 10 * time.Second
 
 // ended reports whether the connection is over.

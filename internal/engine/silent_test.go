@@ -9,6 +9,7 @@ import (
 
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/natlab"
 	"github.com/nodetun/nodetun/netstack"
 )
 
@@ -42,6 +43,76 @@ func TestSilentFlowKeepsItsSession(t *testing.T) {
 			await(t, "the session without a flow ends", func() bool { return a.state().State != StateConnected })
 		})
 	}
+}
+
+// Only questions without an answer count, from the first one on.
+func TestSilenceOfPeer(t *testing.T) {
+	at := func(minutes int) time.Time { return time.Unix(0, 0).Add(time.Duration(minutes) * time.Minute) }
+	var quiet silence
+	for _, step := range []struct {
+		asked, now int
+		answered   bool
+		want       time.Duration
+	}{
+		{40, 40, true, 0},
+		{80, 81, false, time.Minute},
+		{90, 91, false, 11 * time.Minute},
+		{100, 100, true, 0},
+		{140, 141, false, time.Minute},
+		{260, 261, false, 121 * time.Minute},
+	} {
+		if got := quiet.note(at(step.asked), step.answered, at(step.now)); got != step.want {
+			t.Errorf("asked at %d: %v, want %v", step.asked, got, step.want)
+		}
+	}
+}
+
+// A flow goes on when its peer was away for less than the flow timeout, and ends on both
+// sides after more.
+func TestFlowsOfSilentPeerEnd(t *testing.T) {
+	t.Parallel()
+	const patience = 3 * time.Second
+	lab := natlab.New(t)
+	router := lab.Internet.NAT(natlab.Config{Mapping: natlab.EndpointIndependent, Filtering: natlab.EndpointIndependent, Timeout: time.Hour})
+	start := func(h *natlab.Host, pool string) *node {
+		return startNodeWith(t, nil, nil, netip.MustParsePrefix(pool), func(e *endpoint.Config, c *Config) {
+			e.Socket.Underlay, e.Socket.Bind4, e.Socket.Bind6 = h.Underlay(), netip.AddrPort{}, netip.AddrPort{}
+			c.FlowTimeout = patience
+		})
+	}
+	outside := lab.Internet.Host()
+	a, b := start(router.Inside.Host(), "100.100.0.0/16"), start(outside, "198.18.0.0/16")
+	v4, _ := b.end.LocalAddrs()
+	b.knowAt(t, a.id, identity.NodeAddr{}, "all")
+	a.knowAt(t, b.id, identity.NodeAddr{ID: b.id, Direct: []netip.AddrPort{netip.AddrPortFrom(outside.Addr(), v4.Port())}}, "all")
+	flow, err := a.dial(t, b, echoPort, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flow.Close()
+	for _, at := range []struct {
+		quiet   time.Duration
+		blocked bool
+	}{{2 * patience, false}, {patience / 2, true}, {2 * patience, false}} {
+		router.Block(at.blocked)
+		time.Sleep(at.quiet) // it is what is tested
+		router.Block(false)
+		if _, err := flow.Write([]byte("x")); err != nil {
+			t.Fatalf("after %v: %v", at.quiet, err)
+		}
+		if _, err := io.ReadFull(flow, make([]byte, 1)); err != nil {
+			t.Fatalf("after %v: %v", at.quiet, err)
+		}
+	}
+	router.Block(true)
+	cut := time.Now()
+	if _, err := flow.Read(make([]byte, 1)); !errors.Is(err, netstack.ErrReset) {
+		t.Errorf("the program hears %v", err)
+	}
+	if took := time.Since(cut); took < patience {
+		t.Errorf("the flow was given up after %v", took)
+	}
+	await(t, "no flow is left", func() bool { return a.state().Flows+b.state().Flows == 0 })
 }
 
 // Who leaks connections to one port is refused in the end, and said so; ssh and other ports

@@ -59,6 +59,7 @@ type run struct {
 type socket struct {
 	fd             int
 	sent, received int
+	deaf           bool // it was shut down for reading
 }
 
 // Run runs the script and returns what each call did.
@@ -137,6 +138,7 @@ func (r *run) do(op Op) string {
 	case Pump:
 		return r.pump(op, c)
 	case Shutdown:
+		c.deaf = c.deaf || op.Arg%3 != 1
 		return result(unix.Shutdown(c.fd, []int{unix.SHUT_RD, unix.SHUT_WR, unix.SHUT_RDWR}[op.Arg%3]))
 	case Close:
 		err := unix.Close(c.fd)
@@ -385,7 +387,7 @@ func (r *run) pump(op Op, c *socket) string {
 	if op.End == Server {
 		other = &r.conns[Client][op.Conn]
 	}
-	if other.fd < 0 || !joined(c.fd, other.fd) || deaf(other.fd) {
+	if other.fd < 0 || !joined(c.fd, other.fd) || other.deaf || ended(other.fd) {
 		return nothing // how much goes into buffers does not count
 	}
 	before := other.received
@@ -421,8 +423,8 @@ func joined(a, b int) bool {
 	return errA == nil && errB == nil && reflect.DeepEqual(own, peer)
 }
 
-// deaf reports whether a socket receives nothing any more.
-func deaf(fd int) bool {
+// ended reports whether a socket receives nothing any more.
+func ended(fd int) bool {
 	n, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK)
 	return n == 0 && err == nil || err != nil && !errors.Is(err, unix.EAGAIN)
 }
