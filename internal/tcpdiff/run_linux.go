@@ -418,9 +418,13 @@ func (r *run) pump(op Op, c *socket) string {
 
 // joined reports whether two sockets are the ends of one connection.
 func joined(a, b int) bool {
-	own, errA := unix.Getsockname(a)
-	peer, errB := unix.Getpeername(b)
-	return errA == nil && errB == nil && reflect.DeepEqual(own, peer)
+	return named(a, unix.Getsockname, b, unix.Getpeername) && named(b, unix.Getsockname, a, unix.Getpeername)
+}
+
+func named(a int, nameA func(int) (unix.Sockaddr, error), b int, nameB func(int) (unix.Sockaddr, error)) bool {
+	ofA, errA := nameA(a)
+	ofB, errB := nameB(b)
+	return errA == nil && errB == nil && reflect.DeepEqual(ofA, ofB)
 }
 
 // ended reports whether a socket receives nothing any more.

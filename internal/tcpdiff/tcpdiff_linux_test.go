@@ -49,23 +49,23 @@ func compare(t *testing.T, relayed bool) {
 			if *oneScript != "" {
 				s := read(t, *oneScript)
 				p.show(t, s)
-				p.all(t, slices.Repeat([]named{{*oneScript, s}}, *scripts))
+				p.all(t, slices.Repeat([]item{{*oneScript, s}}, *scripts))
 				return
 			}
-			var queue []named
+			var queue []item
 			files, _ := filepath.Glob("testdata/*.txt")
 			for _, file := range files {
-				queue = append(queue, named{file, read(t, file)})
+				queue = append(queue, item{file, read(t, file)})
 			}
 			for seed := *firstSeed; seed < *firstSeed+uint64(*scripts); seed++ {
-				queue = append(queue, named{fmt.Sprintf("seed %d", seed), Generate(seed)})
+				queue = append(queue, item{fmt.Sprintf("seed %d", seed), Generate(seed)})
 			}
 			p.all(t, queue)
 		})
 	}
 }
 
-type named struct {
+type item struct {
 	name   string
 	script Script
 }
@@ -181,9 +181,9 @@ func (p *pair) differs(s Script, slot int) (cable, tunnel []string, differ bool)
 }
 
 // all runs scripts side by side and reports the first few that differ, made short.
-func (p *pair) all(t *testing.T, queue []named) {
+func (p *pair) all(t *testing.T, queue []item) {
 	began := time.Now()
-	work := make(chan named)
+	work := make(chan item)
 	var running sync.WaitGroup
 	var found, calls atomic.Int64
 	for slot := range atOnce {
@@ -193,16 +193,18 @@ func (p *pair) all(t *testing.T, queue []named) {
 				if found.Load() >= 8 {
 					continue
 				}
-				if _, _, differ := p.differs(n.script, slot); !differ {
+				cable, tunnel, differ := p.differs(n.script, slot)
+				if !differ {
 					continue
 				}
 				found.Add(1)
+				whole := sideBySide(n.script, cable, tunnel)
 				short := Shrink(n.script, func(s Script) bool {
 					_, _, differ := p.differs(s, slot)
 					return differ
 				})
-				cable, tunnel, _ := p.differs(short, slot)
-				t.Errorf("%s differs; shortest:\n%s", n.name, sideBySide(short, cable, tunnel))
+				cable, tunnel, _ = p.differs(short, slot)
+				t.Errorf("%s differs:\n%sshortest:\n%s", n.name, whole, sideBySide(short, cable, tunnel))
 			}
 		})
 	}
