@@ -62,11 +62,14 @@ const (
 	shortKeepAlive = time.Second
 	handshakeIdle  = 5 * time.Second // silence that ends a dial; it takes twice that at most
 	initialPacket  = 1200            // what every path must take (RFC 9000 14)
-	maxStreams     = 4096
+	maxStreams     = 1152            // 1024 flows, and what asks something
 	maxUniStreams  = 100
-	initialStream  = 1 << 20 // bytes of window
+	initialStream  = 256 << 10 // bytes of window
 	maxStreamWin   = 8 << 20
-	connectionWin  = 1 << 30 // nominal: the streams bound it
+	// connectionWin holds 192 streams that nobody reads and still has room for those that
+	// somebody does. It is that large from the start, since QUIC enlarges it no more once
+	// most of it is held up.
+	connectionWin = 64 << 20
 	// closeGrace is how long Run goes on carrying packets after the last
 	// connection was closed: its CONNECTION_CLOSE is still in the queues of the
 	// socket or of a relay.

@@ -428,7 +428,7 @@ func TestDialSettings(t *testing.T) {
 	if other.MaxIdleTimeout != 30*time.Second || other.KeepAlivePeriod != time.Second {
 		t.Errorf("other: %v, %v", other.MaxIdleTimeout, other.KeepAlivePeriod)
 	}
-	if session.MaxStreamReceiveWindow != 8<<20 || session.MaxConnectionReceiveWindow != 1<<30 || session.MaxIncomingStreams != 4096 || session.InitialPacketSize != 1200 || session.Allow0RTT {
+	if session.MaxStreamReceiveWindow != 8<<20 || session.InitialStreamReceiveWindow != 256<<10 || session.MaxConnectionReceiveWindow != 64<<20 || session.MaxIncomingStreams != 1152 || session.InitialPacketSize != 1200 || session.Allow0RTT {
 		t.Errorf("session: %+v", session)
 	}
 }

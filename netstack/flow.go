@@ -72,6 +72,46 @@ func (f *Flow) start(endpoint tcpip.Endpoint) {
 	_ = endpoint.SetSockOpt(&idle)
 	_ = endpoint.SetSockOpt(&interval)
 	endpoint.SocketOptions().SetKeepAlive(true)
+	f.SetReceiveBuffer(SmallBuffer)
+	f.SetSendBuffer(SmallBuffer)
+}
+
+// SetReceiveBuffer sets how much of the other side may wait for being read. It always can.
+func (f *Flow) SetReceiveBuffer(bytes int) bool {
+	f.endpoint.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
+	return true
+}
+
+// SetSendBuffer sets how much may wait for being sent and acknowledged. It reports false,
+// and nothing changes, if that is more already.
+func (f *Flow) SetSendBuffer(bytes int) bool {
+	options := f.endpoint.SocketOptions()
+	before := options.GetSendBufferSize()
+	options.SetSendBufferSize(int64(bytes), true)
+	if int64(bytes) >= before || f.endpoint.Readiness(waiter.WritableEvents) != 0 {
+		return true
+	}
+	options.SetSendBufferSize(before, true)
+	return false
+}
+
+// Await waits until there is something to read, or an end or an error. It reports false when
+// that took longer than patience, which is endless if zero.
+func (f *Flow) Await(patience time.Duration) bool {
+	var over <-chan time.Time
+	for f.endpoint.Readiness(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr) == 0 && !f.closed.Load() {
+		if patience > 0 && over == nil {
+			timer := time.NewTimer(patience)
+			defer timer.Stop()
+			over = timer.C
+		}
+		select {
+		case <-f.readable:
+		case <-over:
+			return false
+		}
+	}
+	return true
 }
 
 // LocalAddr is the end on this side: whom the caller called, or where Dial
@@ -113,7 +153,6 @@ func (f *Flow) ReadUntil(stop <-chan struct{}, b []byte) (int, error) {
 		result, err := f.endpoint.Read(&f.sink, tcpip.ReadOptions{})
 		f.sink.rest = nil
 		if err == nil {
-			f.endpoint.ModerateRecvBuf(result.Count)
 			return result.Count, nil
 		}
 		if _, wait := err.(*tcpip.ErrWouldBlock); !wait {
@@ -245,7 +284,8 @@ func (f *Flow) Drain(patience time.Duration) {
 // unacknowledged returns how many bytes wait for being sent and acknowledged. gVisor
 // does not tell, but whether a send buffer of a given size would have room.
 func (f *Flow) unacknowledged() int {
-	return sort.Search(2*maxBuffer, func(n int) bool {
+	defer f.endpoint.SocketOptions().SetSendBufferSize(f.endpoint.SocketOptions().GetSendBufferSize(), false)
+	return sort.Search(2*LargeBuffer, func(n int) bool {
 		f.endpoint.SocketOptions().SetSendBufferSize(int64(n)+1, false)
 		return f.endpoint.Readiness(waiter.WritableEvents) != 0
 	})

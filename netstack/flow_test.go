@@ -196,6 +196,7 @@ func TestManyFlows(t *testing.T) {
 			return
 		}
 		defer f.Close()
+		f.SetReceiveBuffer(LargeBuffer) // for segments of 64 KiB, as a kernel sends them to large windows only
 		buf := make([]byte, 256<<10)
 		for {
 			n, err := f.Read(buf)
@@ -225,6 +226,7 @@ func TestManyFlows(t *testing.T) {
 				return
 			}
 			defer f.Close()
+			f.SetReceiveBuffer(LargeBuffer)
 			if f.LocalAddr() != src {
 				t.Errorf("port %d became %d", src.Port(), f.LocalAddr().Port())
 			}
@@ -330,8 +332,10 @@ func TestDrain(t *testing.T) {
 			var written sync.WaitGroup
 			written.Go(func() { near.Write(make([]byte, 20<<20)) }) // more than all buffers hold
 			const patience = 100 * time.Millisecond
-			for before := 0; before == 0 || near.unacknowledged() != before; time.Sleep(patience) { // until the reader's window is closed
+			for before := 0; before == 0 || near.unacknowledged() != before; { // until the reader's window is closed
+				time.Sleep(patience)
 				before = near.unacknowledged()
+				time.Sleep(patience)
 			}
 			began := time.Now()
 			near.Drain(patience)

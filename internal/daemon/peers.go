@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -37,6 +39,9 @@ func (d *Daemon) applyPeers(list []config.Peer) {
 	}
 	d.remind(peers)
 	d.engine.SetPeers(entries)
+	if os.Getenv("GOMEMLIMIT") == "" { // whoever runs the node knows better
+		debug.SetMemoryLimit(engine.MemoryLimit(len(entries)))
+	}
 	for _, p := range old {
 		if indexOf(peers, p.ID) < 0 {
 			d.table.Remove(p.ID)

@@ -78,6 +78,7 @@ type Engine struct {
 	stack  *netstack.Stack
 	dialer *endpoint.Dialer
 	count  counters
+	budget budget
 	// retries has the host's TCP try again after a standstill.
 	retries retries
 	// probes has keep-alive tell the truth.
@@ -152,6 +153,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.end()
 	})
 	e.tasks.Go(e.tellFacts)
+	e.tasks.Go(e.guardMemory)
 	select {
 	case <-ctx.Done():
 	case <-e.life.Done():

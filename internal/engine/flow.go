@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"io"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -207,15 +206,9 @@ func resetStream(stream *endpoint.Stream) {
 
 // acceptFlow serves a flow that the peer opens: it checks it, connects to the
 // program on this host from the peer's overlay address, and answers.
-func (s *session) acceptFlow(stream *endpoint.Stream) {
+func (s *session) acceptFlow(stream *endpoint.Stream, header wire.FlowHeader) {
 	s.flows.Add(1)
 	defer s.flows.Add(-1)
-	header, err := wire.ReadFlowHeader(stream)
-	if err != nil {
-		resetStream(stream)
-		return
-	}
-	_ = stream.SetReadDeadline(time.Time{})
 	src, dst, answer := s.checkFlow(header)
 	if answer.Status != wire.StatusOK {
 		s.answerFlow(stream, answer)
@@ -412,11 +405,13 @@ const drainPatience = time.Minute
 func (f *flow) hostToPeer() {
 	retries, ends := &f.peer.engine.retries, endsOf(f.local)
 	sent := both{&f.peer.tx, &f.peer.engine.count.txStreams}
-	s := newSpill(f.stream, f.local, moved{f, sent})
+	s := newSpill(f.stream, f.local, moved{f, sent}, &f.peer.engine.budget)
 	s.full = func() { retries.watch(ends) }
 	s.over = func() { retries.goOn(ends) }
 	defer retries.forget(ends)
-	switch read, write := copyGrowing(s, f.local, moved{f, sent}); {
+	defer s.drop()
+	fast := &speed{budget: &f.peer.engine.budget, buffers: f.local.SetReceiveBuffer}
+	switch read, write := copyGrowing(s, fromHost{f.local}, moved{f, sent}, fast); {
 	case endpoint.Stopped(write):
 		// Their program takes no more: what it said comes by the other copy, then carry ends ours.
 	case read != nil || write != nil:
@@ -430,7 +425,8 @@ func (f *flow) hostToPeer() {
 // peerToHost copies what the peer sends. What came before its reset is handed on
 // before the program on this host is told of it.
 func (f *flow) peerToHost() {
-	switch read, write := copyGrowing(f.local, f.stream, moved{f, arrived{f.peer}}); {
+	fast := &speed{budget: &f.peer.engine.budget, buffers: f.local.SetSendBuffer}
+	switch read, write := copyGrowing(f.local, fromPeer{f.stream}, moved{f, arrived{f.peer}}, fast); {
 	case write != nil:
 		// The program on this host has reset: the other copy sends on what it had said.
 		f.stream.CancelRead(wire.CodeFlowReset)
@@ -443,18 +439,6 @@ func (f *flow) peerToHost() {
 		_ = f.local.CloseWrite() // FIN
 	}
 }
-
-// Sizes of copy buffers: a flow that fills its buffer gets one that is worth
-// its system calls, a quiet one keeps little.
-const (
-	smallCopy = 8 << 10
-	largeCopy = 256 << 10
-)
-
-var (
-	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopy); return &b }}
-	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeCopy); return &b }}
-)
 
 // arrived counts what came from a peer on a stream.
 type arrived struct{ peer *peer }
@@ -477,29 +461,3 @@ func (m moved) Add(n uint64) uint64 {
 
 // counter adds up bytes; *atomic.Uint64 is one.
 type counter interface{ Add(n uint64) uint64 }
-
-// copyGrowing copies until src ends or one of the two fails. It begins with a small
-// buffer and changes to a large one once a read fills that.
-func copyGrowing(dst io.Writer, src io.Reader, count counter) (read, write error) {
-	pool, buf := &smallBuffers, smallBuffers.Get().(*[]byte)
-	defer func() { pool.Put(buf) }()
-	for {
-		n, err := src.Read(*buf)
-		if n > 0 {
-			count.Add(uint64(n))
-			if _, err := dst.Write((*buf)[:n]); err != nil {
-				return nil, err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil, nil
-		}
-		if err != nil {
-			return err, nil
-		}
-		if n == len(*buf) && pool == &smallBuffers {
-			pool.Put(buf)
-			pool, buf = &largeBuffers, largeBuffers.Get().(*[]byte)
-		}
-	}
-}

@@ -39,6 +39,7 @@ type peer struct {
 	denials  rate
 	crowded  rate
 	asked    question // whether it lives
+	guard    guard
 	// greeting counts connections that the peer dialled and that wait for its hello.
 	greeting atomic.Int32
 	// used is when this host last sent something to a node on demand, in Unix
@@ -77,11 +78,11 @@ type peer struct {
 // Limits of what waits for a dial.
 const (
 	maxWaiting = 64
-	maxTCP     = 4096 // flows of one peer
+	maxTCP     = 1024 // flows of one peer (S29)
 	// reservedTCP of them are for ssh and ports that have few.
 	reservedTCP = 128
 	// crowdedTCP is from how many on the user should know.
-	crowdedTCP = 3500
+	crowdedTCP = 800
 	// maxGreeting bounds connections whose hello has not come (S6).
 	maxGreeting = 2
 )

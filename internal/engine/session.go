@@ -36,6 +36,7 @@ type session struct {
 	splitID atomic.Uint32
 	joiner  wire.Joiner // only readDatagrams uses it
 	pings   pings
+	guard   guard
 	// peerDone: the peer has replaced this session and has no flow on it.
 	peerDone atomic.Bool
 	messages *outbox // for the control stream
@@ -449,35 +450,51 @@ func (s *session) acceptUniStreams(ctx context.Context) {
 	}
 }
 
-// acceptStreams serves the streams that the peer opens.
+// Limits of streams that have not said what they are (S29).
+const (
+	headerTimeout = 3 * time.Second
+	maxUnnamed    = 64 // in a session
+)
+
+// acceptStreams serves the streams that the peer opens. While too many have not said what
+// they are, others wait: for an honest peer that is no time at all.
 func (s *session) acceptStreams(ctx context.Context, tasks *sync.WaitGroup) {
+	unnamed := make(chan struct{}, maxUnnamed)
 	for {
 		stream, err := s.conn.AcceptStream(ctx)
 		if err != nil {
 			return
 		}
-		tasks.Go(func() { s.serveStream(stream) })
+		unnamed <- struct{}{} // for headerTimeout at most
+		tasks.Go(func() { s.serveStream(stream, func() { <-unnamed }) })
 	}
 }
 
-// headerTimeout bounds how long a new stream may take to say what it is.
-const headerTimeout = 10 * time.Second
-
-func (s *session) serveStream(stream *endpoint.Stream) {
+// serveStream calls named once it knows what the stream is, or that it never will.
+func (s *session) serveStream(stream *endpoint.Stream, named func()) {
 	_ = stream.SetReadDeadline(time.Now().Add(headerTimeout))
 	kind, err := wire.ReadKind(stream)
+	var header wire.FlowHeader
+	if err == nil && kind == wire.StreamFlow {
+		header, err = wire.ReadFlowHeader(stream)
+	}
 	if err == nil {
 		s.peer.saw(time.Now())
 	}
 	switch {
 	case err != nil:
 		refuseStream(stream)
+		named()
 	case kind == wire.StreamFlow:
-		s.acceptFlow(stream)
+		_ = stream.SetReadDeadline(time.Time{})
+		named()
+		s.acceptFlow(stream, header)
 	case kind == wire.StreamRequest:
+		defer named()
 		s.serveRequest(stream)
 	default:
 		refuseStream(stream)
+		named()
 	}
 }
 

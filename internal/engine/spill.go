@@ -17,7 +17,7 @@ const (
 // write is held up. netstack counts what it holds by segments: many small ones fill
 // it long before the window that it has told the host, and then it drops without a
 // word. The host's TCP would wait up to two minutes before it tries again, although
-// the peer is back. Here 256 KiB are held whatever their segments.
+// the peer is back. Here 256 KiB are held whatever their segments, as long as the budget has them.
 type spill struct {
 	dst   io.Writer
 	src   untilReader
@@ -31,8 +31,9 @@ type spill struct {
 	full, over func()
 	isFull     bool // take's while it runs
 
-	// held was read meanwhile; it is take's while that runs.
-	held []byte
+	// held was read meanwhile; it is take's while that runs. It is paid from budget.
+	held   []byte
+	budget *budget
 }
 
 // untilReader is a *netstack.Flow.
@@ -40,8 +41,8 @@ type untilReader interface {
 	ReadUntil(stop <-chan struct{}, b []byte) (int, error)
 }
 
-func newSpill(dst io.Writer, src untilReader, count counter) *spill {
-	s := &spill{dst: dst, src: src, count: count, stop: make(chan struct{}), ended: make(chan struct{}, 1)}
+func newSpill(dst io.Writer, src untilReader, count counter, b *budget) *spill {
+	s := &spill{dst: dst, src: src, count: count, budget: b, stop: make(chan struct{}), ended: make(chan struct{}, 1)}
 	s.timer = time.AfterFunc(time.Hour, s.take)
 	s.timer.Stop()
 	return s
@@ -56,11 +57,19 @@ func (s *spill) Write(b []byte) (int, error) {
 	for len(s.held) > 0 {
 		held := s.held
 		s.held = nil
-		if err := s.write(held); err != nil {
+		err := s.write(held)
+		s.budget.give(len(held))
+		if err != nil {
 			return 0, err
 		}
 	}
 	return len(b), nil
+}
+
+// drop gives back what is held and will not be written.
+func (s *spill) drop() {
+	s.budget.give(len(s.held))
+	s.held = nil
 }
 
 func (s *spill) write(b []byte) error {
@@ -84,8 +93,9 @@ func (s *spill) write(b []byte) error {
 func (s *spill) take() {
 	defer func() { s.ended <- struct{}{} }()
 	buf := make([]byte, spillRead)
-	for len(s.held) < spillLimit {
+	for len(s.held) < spillLimit && s.budget.take(spillRead) {
 		n, err := s.src.ReadUntil(s.stop, buf)
+		s.budget.give(spillRead - n)
 		if n == 0 || err != nil {
 			return
 		}

@@ -11,6 +11,11 @@ import (
 	"time"
 )
 
+// ordinary is the speed of a flow in a test, which has budget enough.
+func ordinary(b *budget) *speed {
+	return &speed{budget: b, buffers: func(int) bool { return true }}
+}
+
 // ticker is a host that says something every 100 ms.
 type ticker struct {
 	next atomic.Int64
@@ -19,6 +24,8 @@ type ticker struct {
 }
 
 func (s *ticker) Read(b []byte) (int, error) { return s.ReadUntil(nil, b) }
+
+func (s *ticker) await(time.Duration) bool { return true }
 
 func (s *ticker) ReadUntil(stop <-chan struct{}, b []byte) (int, error) {
 	next := s.next.Load()
@@ -61,8 +68,11 @@ func TestSpillTakesIn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				src, dst := &ticker{last: 8000}, &slow{away: away}
 				var count atomic.Uint64
+				var room budget
 				done := make(chan error)
-				go func() { done <- errors.Join(copyGrowing(newSpill(dst, src, &count), src, &count)) }()
+				go func() {
+					done <- errors.Join(copyGrowing(newSpill(dst, src, &count, &room), src, &count, ordinary(&room)))
+				}()
 				time.Sleep(time.Second + away)
 				synctest.Wait() // everybody sleeps
 				if least := int64(away / (100 * time.Millisecond)); away > spillAfter && src.next.Load() < least {
@@ -74,6 +84,9 @@ func TestSpillTakesIn(t *testing.T) {
 				if dst.String() != src.said || count.Load() != uint64(len(src.said)) {
 					t.Errorf("%d bytes of %d, counted %d", dst.Len(), len(src.said), count.Load())
 				}
+				if left := room.used.Load(); left != 0 {
+					t.Errorf("%d bytes of the budget are missing", left)
+				}
 			})
 		})
 	}
@@ -81,6 +94,8 @@ func TestSpillTakesIn(t *testing.T) {
 
 // bulk is a host that has always something to say.
 type bulk struct{ read int }
+
+func (s *bulk) await(time.Duration) bool { return true }
 
 func (s *bulk) Read(b []byte) (int, error) { return s.ReadUntil(nil, b) }
 
@@ -95,11 +110,12 @@ func TestSpillIsBounded(t *testing.T) {
 		src, gone := &bulk{}, errors.New("gone")
 		dst := &slow{away: time.Hour, err: gone}
 		var count atomic.Uint64
+		var room budget
 		done := make(chan error)
 		var calls []string
-		s := newSpill(dst, src, &count)
+		s := newSpill(dst, src, &count, &room)
 		s.full, s.over = func() { calls = append(calls, "full") }, func() { calls = append(calls, "over") }
-		go func() { done <- errors.Join(copyGrowing(s, src, &count)) }()
+		go func() { done <- errors.Join(copyGrowing(s, src, &count, ordinary(&room))) }()
 		time.Sleep(30 * time.Minute)
 		synctest.Wait()
 		if most := 10*largeCopy + spillLimit + spillRead; src.read > most {
@@ -107,6 +123,10 @@ func TestSpillIsBounded(t *testing.T) {
 		}
 		if err := <-done; !errors.Is(err, gone) {
 			t.Error(err)
+		}
+		s.drop()
+		if left := room.used.Load(); left != 0 {
+			t.Errorf("%d bytes of the budget are missing", left)
 		}
 		if strings.Join(calls, " ") != "full over" {
 			t.Errorf("called %q", calls)

@@ -28,6 +28,7 @@ var layers = map[string][]string{
 	"internal/natlab":        {"identity", "magicsock", "magicsock/udpconn", "internal/netmon", "relay/..."},
 	"internal/natmatrix":     {},
 	"internal/tcpdiff":       {},
+	"internal/hostile":       {"identity", "endpoint", "internal/wire"},
 	"internal/bench":         {},
 	"internal/discoveryload": {"identity", "discovery/pkarr", "internal/procstat"},
 	"internal/relayload":     {"identity", "relay", "relay/relayclient", "internal/procstat"},

@@ -1,0 +1,80 @@
+package engine
+
+import (
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pulses is a source that is full for a while, then silent, and again.
+type pulses struct{ bursts, left int }
+
+func (s *pulses) await(patience time.Duration) bool {
+	if s.left > 0 {
+		return true
+	}
+	const silence = time.Minute
+	if patience != 0 && patience < silence {
+		time.Sleep(patience)
+		return false
+	}
+	time.Sleep(silence)
+	s.bursts--
+	s.left = 20
+	return true
+}
+
+func (s *pulses) Read(b []byte) (int, error) {
+	if s.bursts < 0 {
+		return 0, io.EOF
+	}
+	s.left--
+	return len(b), nil
+}
+
+// A flow has large buffers while it is fast, none when it is silent, and goes on without
+// them when others have used up the budget.
+func TestSpeedIsLent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var room budget
+		var count counted
+		sizes := map[int]int{}
+		fast := &speed{budget: &room, buffers: func(n int) bool { sizes[n]++; return sizes[n] != 2 }}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = copyGrowing(io.Discard, &pulses{bursts: 3}, &count, fast)
+		}()
+		time.Sleep(time.Minute + idleAfter/2)
+		if used := room.used.Load(); used != speedBytes {
+			t.Errorf("%d bytes taken by a fast flow", used)
+		}
+		time.Sleep(idleAfter)
+		if used := room.used.Load(); used != 0 {
+			t.Errorf("%d bytes taken by a silent flow", used)
+		}
+		<-done
+		if used := room.used.Load(); used != 0 {
+			t.Errorf("%d bytes are missing", used)
+		}
+		if count.most != largeCopy {
+			t.Errorf("%d bytes were the most at a time", count.most)
+		}
+
+		room.take(budgetSize - speedBytes + 1)
+		count = counted{}
+		_, _ = copyGrowing(io.Discard, &pulses{bursts: 1}, &count, fast)
+		if count.most != smallCopy || room.used.Load() != budgetSize-speedBytes+1 {
+			t.Errorf("without a budget: %d bytes at a time, %d taken", count.most, room.used.Load())
+		}
+	})
+}
+
+// counted knows the most that was copied at a time.
+type counted struct{ most uint64 }
+
+func (c *counted) Add(n uint64) uint64 {
+	c.most = max(c.most, n)
+	return n
+}
