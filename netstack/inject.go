@@ -79,12 +79,8 @@ func endpointID(ip []byte, l4 int) stack.TransportEndpointID {
 // ending reports whether there is a connection of these ends that both sides have closed,
 // or are about to: gVisor swallows a SYN for it, which a caller sends again after 1 s only.
 func (s *Stack) ending(id stack.TransportEndpointID) bool {
-	proto := header.IPv4ProtocolNumber
-	if id.LocalAddress.Len() == header.IPv6AddressSize {
-		proto = header.IPv6ProtocolNumber
-	}
-	endpoint, ok := s.net.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint)
-	if !ok {
+	endpoint := s.find(id)
+	if endpoint == nil {
 		return false
 	}
 	switch tcp.EndpointState(endpoint.State()) {
@@ -92,6 +88,16 @@ func (s *Stack) ending(id stack.TransportEndpointID) bool {
 		return true
 	}
 	return false
+}
+
+// find returns gVisor's end of a connection, nil for none.
+func (s *Stack) find(id stack.TransportEndpointID) *tcp.Endpoint {
+	proto := header.IPv4ProtocolNumber
+	if id.LocalAddress.Len() == header.IPv6AddressSize {
+		proto = header.IPv6ProtocolNumber
+	}
+	endpoint, _ := s.net.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint)
+	return endpoint
 }
 
 // later delivers a SYN once the connection before it has ended, or after some tries.

@@ -197,6 +197,10 @@ func (p *Pending) left() bool {
 	}
 }
 
+// acceptWait is how long a caller may take to acknowledge that it was answered. It is this
+// host's kernel: who stays dumb for so long is no longer there, or plays with packets.
+const acceptWait = 10 * time.Second
+
 // Accept completes the handshake with the caller and waits until it has. It
 // returns ErrDecided after another answer, and ErrGone if the caller is no
 // longer there.
@@ -209,7 +213,9 @@ func (p *Pending) Accept() (*Flow, error) {
 		return nil, ErrGone
 	}
 	f := newFlow(p.stack, p.dst, p.src)
+	dumb := time.AfterFunc(p.stack.acceptWait, func() { p.stack.abandon(p.id) })
 	endpoint, err := p.req.CreateEndpoint(&f.queue)
+	dumb.Stop()
 	p.finish(false)
 	if err != nil {
 		return nil, ErrGone
@@ -217,6 +223,13 @@ func (p *Pending) Accept() (*Flow, error) {
 	f.start(endpoint)
 	p.stack.accepted.Add(1)
 	return f, nil
+}
+
+// abandon ends a handshake that waits for the caller.
+func (s *Stack) abandon(id stack.TransportEndpointID) {
+	if endpoint := s.find(id); endpoint != nil && tcp.EndpointState(endpoint.State()) == tcp.StateSynRecv {
+		endpoint.Abort()
+	}
 }
 
 // Reset answers with RST: the caller sees "connection refused". After another

@@ -271,6 +271,25 @@ func TestCallerGivesUp(t *testing.T) {
 	}
 }
 
+// A caller that never acknowledges the answer to its SYN is not waited for.
+func TestCallerStaysDumb(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.name, func(t *testing.T) {
+			gone := make(chan error, 1)
+			l := newLone(t, func(p *Pending) {
+				_, err := p.Accept()
+				gone <- err
+			})
+			defer l.Close()
+			l.acceptWait = 100 * time.Millisecond
+			l.Inject(synPacket(family.src, family.dst, 1, flagSYN))
+			if err := receive(t, gone); !errors.Is(err, ErrGone) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func TestCallerCallsAnew(t *testing.T) {
 	requests, gone := make(chan *Pending, 4), make(chan struct{}, 4)
 	l := newLone(t, func(req *Pending) {

@@ -73,6 +73,8 @@ type Stack struct {
 	link *link
 	fwd  *tcp.Forwarder
 
+	acceptWait time.Duration // shorter in tests
+
 	// done is closed by Close.
 	done chan struct{}
 	// work counts handlers of pending requests and dials.
@@ -129,6 +131,8 @@ func New(cfg Config) (*Stack, error) {
 		done:    make(chan struct{}),
 		pending: make(map[stack.TransportEndpointID]*Pending),
 		dials:   make(map[flowKey]*dial),
+
+		acceptWait: acceptWait,
 	}
 	s.net = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{
