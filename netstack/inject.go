@@ -76,18 +76,20 @@ func endpointID(ip []byte, l4 int) stack.TransportEndpointID {
 	return id
 }
 
-// ending reports whether there is a connection of these ends that both sides have closed,
-// or are about to: gVisor swallows a SYN for it, which a caller sends again after 1 s only.
+// ending reports whether there is a connection of these ends that is ending, or may be: by
+// FIN of both sides, or by a reset that came just before and waits in its queue. gVisor
+// swallows a SYN for the first, which a caller sends again after 1 s only, and refuses one
+// that stands behind a reset.
 func (s *Stack) ending(id stack.TransportEndpointID) bool {
 	endpoint := s.find(id)
 	if endpoint == nil {
 		return false
 	}
 	switch tcp.EndpointState(endpoint.State()) {
-	case tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateClosing, tcp.StateLastAck, tcp.StateTimeWait:
-		return true
+	case tcp.StateSynRecv, tcp.StateSynSent: // the same SYN once more
+		return false
 	}
-	return false
+	return true
 }
 
 // find returns gVisor's end of a connection, nil for none.

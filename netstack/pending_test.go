@@ -140,10 +140,18 @@ func TestDialPortTaken(t *testing.T) {
 	if _, err := p.a.Dial(short, family.src, family.dst); !errors.Is(err, ErrTimeout) {
 		t.Errorf("while the flow lives: %v", err)
 	}
-	again := make(chan *Flow)
-	go func() { again <- dial(within(t, time.Minute), family.dst) }()
+	again := make(chan error)
+	go func() {
+		f, err := p.a.Dial(within(t, time.Minute), family.src, family.dst)
+		if err == nil {
+			f.Close()
+		}
+		again <- err
+	}()
 	first.Abort()
-	(<-again).Close()
+	if err := receive(t, again); err != nil {
+		t.Errorf("once it has ended: %v", err)
+	}
 }
 
 func TestDialAnyPort(t *testing.T) {

@@ -244,15 +244,16 @@ func (r *run) churn(op Op) string {
 		return nothing // others wait to be accepted
 	}
 	for i := range op.Arg {
-		if what := r.once(op.End); what != "" {
+		if what := r.once(op.End, i%3 == 2); what != "" {
 			return fmt.Sprintf("%d then %s", i, what)
 		}
 	}
 	return fmt.Sprint(op.Arg)
 }
 
-// once makes a connection from the last of the low ports, and says what failed.
-func (r *run) once(first End) string {
+// once makes a connection from the last of the low ports, and says what failed. One end
+// is the first to close it, or resets it.
+func (r *run) once(first End, resets bool) string {
 	client, server := socket{fd: -1}, socket{fd: -1}
 	defer func() {
 		for _, c := range []socket{client, server} {
@@ -285,6 +286,17 @@ func (r *run) once(first End) string {
 	}
 	if first == Server {
 		slices.Reverse(ends)
+	}
+	if resets {
+		_ = abort(ends[0].fd)
+		ends[0].fd = -1
+		if !ready(ends[1].fd, unix.POLLIN, connectWait) {
+			return "no reset"
+		}
+		if got := ends[1].receive(1); got != "0 then ECONNRESET" {
+			return got
+		}
+		return ""
 	}
 	for _, c := range ends { // the second after it has seen the end
 		_ = unix.Shutdown(c.fd, unix.SHUT_WR)

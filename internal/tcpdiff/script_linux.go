@@ -47,7 +47,7 @@ const (
 	Error    Verb = "error" // SO_ERROR
 	Option   Verb = "option"
 	Names    Verb = "names" // getpeername and getsockname
-	Churn    Verb = "churn" // Arg connections from one port, which this end closes first
+	Churn    Verb = "churn" // Arg connections from one port, which this end closes first, and resets every third
 )
 
 // Values of Arg of Connect and Start.
