@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -40,8 +42,8 @@ func (s *Stack) Inject(h vnet.Header, ip []byte) {
 			s.link.badChecksum.Add(1)
 			return
 		}
-		if begins(ip, l4) && s.ending(endpointID(ip, l4)) {
-			s.later(slices.Clone(ip), l4, synTries)
+		if begins(ip, l4) {
+			s.deliverSYN(ip, l4)
 			return
 		}
 		s.link.deliver(ip, tcpEnd(ip, l4))
@@ -58,6 +60,23 @@ const (
 	synPause = 2 * timeWait
 	synTries = 8
 )
+
+// deliverSYN delivers a SYN, which waits if the connection before it has to end first.
+func (s *Stack) deliverSYN(ip []byte, l4 int) {
+	if s.ending(endpointID(ip, l4)) {
+		s.later(slices.Clone(ip), l4, synTries)
+		return
+	}
+	s.giveSYN(ip, l4)
+}
+
+// giveSYN delivers a SYN now.
+func (s *Stack) giveSYN(ip []byte, l4 int) {
+	if id := endpointID(ip, l4); s.find(id) != nil {
+		s.link.unrefused.add(id, binary.BigEndian.Uint32(ip[l4+4:]))
+	}
+	s.link.deliver(ip, tcpEnd(ip, l4))
+}
 
 // begins reports whether a segment is the first of a connection.
 func begins(ip []byte, l4 int) bool {
@@ -113,8 +132,44 @@ func (s *Stack) later(ip []byte, l4, tries int) {
 			s.later(ip, l4, tries-1)
 			return
 		}
-		s.link.deliver(ip, tcpEnd(ip, l4))
+		s.giveSYN(ip, l4)
 	})
+}
+
+// unrefused are SYNs that were given to a connection before theirs that was still there. It
+// asks whether its caller is gone, and the caller says so (RFC 5961 4.2). But if it ends in
+// that moment gVisor answers the SYN with a reset, as if nobody listened. That reset is not
+// sent: the caller tries again.
+type unrefused struct {
+	count atomic.Int32
+	syns  sync.Map // the number that a reset would acknowledge, by connection
+}
+
+// unrefusedFor is how long such a SYN may wait in a queue.
+const unrefusedFor = time.Second
+
+func (u *unrefused) add(id stack.TransportEndpointID, seq uint32) {
+	if _, known := u.syns.Swap(id, seq+1); known {
+		return
+	}
+	u.count.Add(1)
+	time.AfterFunc(unrefusedFor, func() {
+		u.syns.Delete(id)
+		u.count.Add(-1)
+	})
+}
+
+// holds reports whether a segment to the host is a reset of such a SYN.
+func (u *unrefused) holds(pkt *stack.PacketBuffer) bool {
+	segment := header.TCP(pkt.TransportHeader().Slice())
+	if u.count.Load() == 0 || segment.Flags() != header.TCPFlagRst|header.TCPFlagAck {
+		return false
+	}
+	ack, known := u.syns.Load(stack.TransportEndpointID{
+		LocalPort: segment.SourcePort(), LocalAddress: pkt.Network().SourceAddress(),
+		RemotePort: segment.DestinationPort(), RemoteAddress: pkt.Network().DestinationAddress(),
+	})
+	return known && ack == segment.AckNumber()
 }
 
 // transport finds the protocol of a packet that passed Header.Check and where

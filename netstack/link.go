@@ -25,6 +25,8 @@ type link struct {
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
 
+	unrefused unrefused
+
 	filtered, badChecksum, writeErrors atomic.Uint64
 }
 
@@ -54,7 +56,7 @@ func (p *parts) Write(b []byte) (int, error) {
 // Whatever else gVisor would like to say (IPv6 neighbour discovery, IGMP) stays
 // here. Being the queue, too, saves gVisor a list for every packet.
 func (l *link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
-	if pkt.TransportProtocolNumber == header.TCPProtocolNumber {
+	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && !l.unrefused.holds(pkt) {
 		l.send(pkt)
 	}
 	return nil

@@ -233,10 +233,10 @@ func (s *Stack) abandon(id stack.TransportEndpointID) {
 }
 
 // Reset answers with RST: the caller sees "connection refused". After another
-// answer it does nothing.
+// answer it does nothing, and for a caller that gave up.
 func (p *Pending) Reset() {
 	if p.decide() {
-		p.finish(true)
+		p.finish(!p.left())
 	}
 }
 

@@ -298,6 +298,50 @@ func TestCallerStaysDumb(t *testing.T) {
 	}
 }
 
+// A caller that takes its connection back while that is being made, and opens another one from
+// the same port at once, is not refused.
+func TestPortUsedAgainAtOnce(t *testing.T) {
+	l := newLone(t, func(p *Pending) {
+		if f, err := p.Accept(); err == nil {
+			f.Close()
+		}
+	})
+	defer l.Close()
+	const times, first, second = 300, 1, 5000
+	family := families[1]
+	// heard is how many segments with these flags acknowledge a SYN of the caller.
+	heard := func(port uint16, flags byte, seq uint32) (n int) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, ip := range l.sent {
+			segment := ip[40:]
+			if binary.BigEndian.Uint16(segment[2:]) == port && segment[13] == flags && binary.BigEndian.Uint32(segment[8:]) == seq+1 {
+				n++
+			}
+		}
+		return n
+	}
+	for i := range uint16(times) {
+		src := netip.AddrPortFrom(family.src.Addr(), 20000+i)
+		l.Inject(synPacket(src, family.dst, first, flagSYN))
+		for began := time.Now(); heard(src.Port(), flagSYN|flagACK, first) == 0; time.Sleep(50 * time.Microsecond) {
+			if time.Since(began) > 10*time.Second {
+				t.Fatal("no answer")
+			}
+		}
+		l.Inject(synPacket(src, family.dst, first+1, flagRST))
+		l.Inject(synPacket(src, family.dst, second, flagSYN))
+	}
+	time.Sleep(50 * time.Millisecond) // what is in queues
+	refused := 0
+	for i := range uint16(times) {
+		refused += heard(20000+i, flagRST|flagACK, second)
+	}
+	if refused > 0 {
+		t.Errorf("%d of %d were refused", refused, times)
+	}
+}
+
 func TestCallerCallsAnew(t *testing.T) {
 	requests, gone := make(chan *Pending, 4), make(chan struct{}, 4)
 	l := newLone(t, func(req *Pending) {

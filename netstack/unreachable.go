@@ -20,9 +20,14 @@ const (
 // Unreachable answers with an ICMP error from the address that was called,
 // without RST. Linux takes it at once as the result of connect(), also when
 // the SYN was sent again meanwhile. A request that ICMP must not answer is
-// reset. After another answer it does nothing.
+// reset. After another answer it does nothing, and for a caller that gave up: the port may
+// be another one's by now.
 func (p *Pending) Unreachable(code packet.Code) {
 	if !p.decide() {
+		return
+	}
+	if p.left() {
+		p.finish(false)
 		return
 	}
 	answer := packet.AppendUnreachable(nil, p.syn, code, p.dst.Addr())
