@@ -18,8 +18,9 @@ const (
 	// leastHeld is what a peer must hold to be blamed, in bytes on the wire.
 	leastHeld = 1 << 20
 	// Memory is given back when so much of it has been free for so long.
-	freeEnough   = 32 << 20
+	freeEnough   = 24 << 20
 	releaseAfter = 20 * time.Second
+	maxRelease   = 10 * time.Minute // while that gives little
 )
 
 // MemoryLimit is how many bytes a node with so many peers should take: from there on garbage
@@ -58,22 +59,32 @@ func (e *Engine) guardMemory() {
 	release := time.NewTimer(time.Hour)
 	release.Stop()
 	defer release.Stop()
-	waits, waiting, kept := false, false, uint64(0)
+	waits, waiting, pause, busy := false, false, releaseAfter, 0
 	for {
 		select {
 		case <-e.life.Done():
 			return
 		case <-release.C:
+			if waiting = busy > 1; waiting { // traffic goes on
+				busy = 0
+				release.Reset(releaseAfter)
+				continue
+			}
+			_, before := heap()
 			debug.FreeOSMemory()
-			_, kept = heap()
-			waiting = false
+			if _, after := heap(); after < before*3/4 {
+				pause = releaseAfter
+			} else { // it is in pieces
+				pause = min(2*pause, maxRelease)
+			}
 			continue
 		case <-collected:
 		}
+		busy++
 		live, free := heap()
-		if free > kept+freeEnough && !waiting {
-			waiting = true
-			release.Reset(releaseAfter)
+		if free > freeEnough && !waiting {
+			waiting, busy = true, 0
+			release.Reset(pause)
 		}
 		worst := e.lookAtPeers(live)
 		// What the last one held is free at the next look.
