@@ -162,6 +162,14 @@ func TestNetnsWeakHost(t *testing.T) {
 	a.NS.Run(t, "ip", "addr", "add", "2001:db8::1/64", "dev", theirs, "nodad")
 	eve.NS.Run(t, "ip", "route", "add", self.IPv4, "via", "10.0.0.1")
 	eve.NS.Run(t, "ip", "route", "add", self.IPv6, "via", "2001:db8::1")
+	// What waits for the neighbour's address to be found would come through after the filter
+	// was taken away.
+	hosttest.Eventually(t, 5*time.Second, "the neighbours know each other", func() error {
+		if out, err := eve.NS.Try("ping", "-c1", "-W1", "2001:db8::1"); err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
 	heard := make(chan string, 16)
 	var udp net.PacketConn
 	a.NS.Do(t, func() {

@@ -403,13 +403,13 @@ func (r *run) pump(op Op, c *socket) string {
 		return nothing // how much goes into buffers does not count
 	}
 	before := other.received
+	want := c.sent + op.Arg // with what was sent before and is still there
 	var sent string
 	var sending sync.WaitGroup
 	sending.Go(func() { sent = c.send(op.Arg, pumpWait) })
 	over := time.Now().Add(pumpWait)
-	target := c.sent // what was sent before and is still there, and what is sent now
 	received := ""
-	for want := target + op.Arg; other.received < want; {
+	for other.received < want {
 		if !ready(other.fd, unix.POLLIN, min(time.Until(over), pumpQuiet+20*r.Settle)) {
 			break
 		}

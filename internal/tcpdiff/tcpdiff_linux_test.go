@@ -168,7 +168,6 @@ func (p *pair) ports(slot int) Ports {
 // differs runs a script on both paths, and again with more time as long as they differ.
 func (p *pair) differs(s Script, slot int) (cable, tunnel []string, differ bool) {
 	for _, settle := range settles {
-		p.cable.Settle, p.tunnel.Settle = 0, 0
 		overCable, throughTunnel := p.cable, p.tunnel
 		overCable.Settle, throughTunnel.Settle = settle.cable, settle.tunnel
 		ports := p.ports(slot)
