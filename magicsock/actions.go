@@ -71,7 +71,7 @@ const discoSpace = 1280
 // resend sends the last packets of a node again, after an outage.
 func (c *Conn) resend(node identity.NodeID, r nodemap.Route) {
 	r.Node = node
-	for _, b := range c.paths.recent(time.Now(), node) {
+	for _, b := range c.paths.missed(time.Now(), node) {
 		c.stats.resent.Add(1)
 		_ = c.sendQUIC(b, len(b), 0, r) // the error of a closed Conn is nobody's concern here
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/magicsock/disco"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
@@ -40,7 +41,7 @@ func classify(b []byte) class {
 		return classCut
 	case b[0] <= 0x01 && len(b) >= 20 && string(b[4:8]) == "\x21\x12\xa4\x42":
 		return classSTUN
-	case b[0] < 0x20 && len(b) >= minQUIC:
+	case outage.Marked(b):
 		return classMarked
 	}
 	return classOther
@@ -134,7 +135,7 @@ func (in *inbound) nextQUIC() ([]byte, *net.UDPAddr) {
 		case classQUIC:
 			return b, in.addrs[0]
 		case classMarked:
-			b[0] |= fixedBit
+			outage.Unmark(b)
 			return b, in.addrs[1]
 		}
 	}

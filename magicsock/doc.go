@@ -15,8 +15,7 @@
 //	paths.go        the node map, its guard and its clock
 //	actions.go      carries out what the node map asks for
 //	discoio.go      receives disco messages, admits and opens them
-//	resend.go       the last packets of each node, for the moment after an outage
-//	mark.go         a second path to each node, so that QUIC can move to it
+//	markedconn.go   a second path to each node, so that QUIC can move to it
 //	cut.go          packets that are too large for their path, in halves
 //	punch.go        hard NATs: many sockets on one side, many ports on the other
 //	directaddrs.go  where this node may be reached

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/ipv4"
 
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
@@ -250,7 +251,7 @@ func (p *PacketConn) write(b, oob []byte, to netip.AddrPort, marked bool) (n, oo
 		seg = len(b)
 	}
 	if marked {
-		mark(b, seg)
+		outage.Mark(b, seg)
 	}
 	route, acts := c.paths.route(time.Now(), to, b, seg)
 	c.perform(acts)

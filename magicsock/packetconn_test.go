@@ -253,30 +253,6 @@ func TestDirectIPv6(t *testing.T) {
 	}
 }
 
-func TestResendRing(t *testing.T) {
-	var r resendRing
-	if len(r.packets()) != 0 {
-		t.Error("not empty at first")
-	}
-	batch := make([]byte, 20*100+7)
-	for i := range batch {
-		batch[i] = byte(i / 100)
-	}
-	r.add(batch, 100)
-	got := r.packets()
-	if len(got) != resendPackets || len(got[7]) != 7 || got[0][0] != 13 || got[7][0] != 20 {
-		t.Errorf("%d packets, first %d, last %d of %d bytes", len(got), got[0][0], got[7][0], len(got[7]))
-	}
-	r.add([]byte("new"), 3)
-	if got := r.packets(); string(got[7]) != "new" || got[0][0] != 14 {
-		t.Errorf("after one more: first %d, last %q", got[0][0], got[7])
-	}
-	r.add(make([]byte, resendSize+1), resendSize+1) // too large to keep
-	if got := r.packets(); string(got[7]) != "new" {
-		t.Errorf("last %q", got[7])
-	}
-}
-
 // A flood from a relay does not keep the reader from its socket, even if a wake
 // left the socket's deadline in the past.
 func TestInboxDoesNotStarveSocket(t *testing.T) {

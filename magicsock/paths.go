@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/netmon"
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
@@ -28,8 +29,8 @@ type paths struct {
 	due   time.Time                // when the clock will wake; zero for never
 }
 
-// A node has four mapped addresses, port after port: two for the time before and after
-// an outage (see received), and again two for packets that are marked.
+// A node has four mapped addresses, port after port: two by turns, from one outage to the
+// next, and again two for packets that are marked (internal/outage).
 const (
 	mappedPorts = 4
 	markedPorts = 2 // how far the port of a marked packet is from that of another
@@ -43,15 +44,7 @@ type peer struct {
 	id    identity.NodeID
 	addrs [2]addrPair
 
-	// Guarded by paths.mu.
-	heard  time.Time // when a payload of it came
-	asked  time.Time // when something was sent first that it has not answered; or zero
-	turn   int       // which of addrs are its now
-	recent resendRing
-	// held is what was recent when silence ended, at heldAt: answers to what comes
-	// then would displace it before it is sent again.
-	held   resendRing
-	heldAt time.Time
+	silence outage.Watch // guarded by paths.mu
 }
 
 const firstSweep = 64
@@ -165,10 +158,8 @@ func firstOf(addr netip.AddrPort) netip.AddrPort {
 }
 
 // received notes n bytes of payload and returns the addresses under which QUIC
-// knows the sender; nil for an unknown one. After an outage they are others:
-// what QUIC knows of the path, a round trip as long as the outage above all, holds no
-// more, and it begins anew when it sees a new address (RFC 9000 9.4). Only the side
-// that was dialled looks at the address; the other has to be told, by revived.
+// knows the sender; nil for an unknown one. After an outage, which revived tells of, they
+// are others.
 func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) (addrs *addrPair, revived bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,14 +172,8 @@ func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.Nod
 	if e == nil {
 		return nil, false
 	}
-	if now.Sub(e.heard) >= silence {
-		e.held, e.recent, e.heldAt = e.recent, resendRing{}, now
-	}
-	if revived = !e.asked.IsZero() && now.Sub(e.asked) >= outage; revived {
-		e.turn = 1 - e.turn
-	}
-	e.heard, e.asked = now, time.Time{}
-	return &e.addrs[e.turn], revived
+	turn, revived := e.silence.Heard(now)
+	return &e.addrs[turn], revived
 }
 
 // route asks where a batch of packets goes, and remembers those that may have
@@ -204,13 +189,7 @@ func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (
 	}
 	p.scheduleLocked()
 	if e := p.peerLocked(mapped); e != nil {
-		calm := now.Sub(e.heard) > quiet
-		if calm && e.asked.IsZero() {
-			e.asked = now
-		}
-		if calm || packets <= smallBatch {
-			e.recent.add(b, seg)
-		}
+		e.silence.Sent(now, b, seg)
 	}
 	return r, acts
 }
@@ -230,21 +209,15 @@ func (p *paths) cutter(now time.Time, from netip.AddrPort) (identity.NodeID, boo
 	return p.nodes.Cutter(now, from)
 }
 
-// recent copies the packets of a node that are kept for sending again.
-func (p *paths) recent(now time.Time, id identity.NodeID) [][]byte {
+// missed copies the packets that a node may have missed in an outage.
+func (p *paths) missed(now time.Time, id identity.NodeID) [][]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	mapped, _ := p.nodes.MappedOf(id) // which makes no entry (S6)
-	e, ok := p.peers[mapped]
-	if !ok {
-		return nil
+	if e, ok := p.peers[mapped]; ok {
+		return e.silence.Missed(now)
 	}
-	held := e.held
-	e.held = resendRing{}
-	if now.Sub(e.heldAt) >= silence {
-		return e.recent.packets()
-	}
-	return append(held.packets(), e.recent.packets()...)
+	return nil
 }
 
 // runClock calls the node map when something is due.

@@ -9,13 +9,14 @@ const budgetSize = 64 << 20
 // budget counts such bytes, of all flows. When it is used up flows go on with small buffers.
 type budget struct{ used atomic.Int64 }
 
-// take reserves n bytes, if there are as many.
-func (b *budget) take(n int) bool {
+// Take reserves n bytes, if there are as many.
+func (b *budget) Take(n int) bool {
 	if b.used.Add(int64(n)) <= budgetSize {
 		return true
 	}
-	b.give(n)
+	b.Give(n)
 	return false
 }
 
-func (b *budget) give(n int) { b.used.Add(-int64(n)) }
+// Give returns n bytes.
+func (b *budget) Give(n int) { b.used.Add(-int64(n)) }

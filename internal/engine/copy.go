@@ -66,7 +66,7 @@ const speedBytes = largeCopy + netstack.LargeBuffer
 const idleAfter = 5 * time.Second
 
 func (s *speed) take() {
-	if s.taken || !s.budget.take(speedBytes) {
+	if s.taken || !s.budget.Take(speedBytes) {
 		return
 	}
 	s.taken = true
@@ -83,7 +83,7 @@ func (s *speed) give() {
 func (s *speed) drop() {
 	if s.taken {
 		s.taken = false
-		s.budget.give(speedBytes)
+		s.budget.Give(speedBytes)
 	}
 }
 

@@ -7,6 +7,11 @@ import (
 	"time"
 )
 
+// ordinary is the speed of a flow in a test, which has budget enough.
+func ordinary(b *budget) *speed {
+	return &speed{budget: b, buffers: func(int) bool { return true }}
+}
+
 // pulses is a source that is full for a while, then silent, and again.
 type pulses struct{ bursts, left int }
 
@@ -62,7 +67,7 @@ func TestSpeedIsLent(t *testing.T) {
 			t.Errorf("%d bytes were the most at a time", count.most)
 		}
 
-		room.take(budgetSize - speedBytes + 1)
+		room.Take(budgetSize - speedBytes + 1)
 		count = counted{}
 		_, _ = copyGrowing(io.Discard, &pulses{bursts: 1}, &count, fast)
 		if count.most != smallCopy || room.used.Load() != budgetSize-speedBytes+1 {

@@ -10,8 +10,8 @@
 // A TCP connection: netstack ends it at the TUN, flow.go opens a QUIC stream
 // for it, the far side checks and dials before the local handshake completes,
 // and two copies run until both directions have ended. While the peer is away
-// spill.go takes in what the host sends, and retry.go has the host try again at
-// once when it is back.
+// what the host sends is taken in, and when it is back retry.go has the host try
+// again at once (internal/outage).
 //
 // peer.go holds what is known of one peer, session.go one QUIC connection to
 // it, dial.go how sessions come up and which of two stays.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/internal/rules"
 	"github.com/nodetun/nodetun/internal/vnet"
 	"github.com/nodetun/nodetun/internal/wire"
@@ -79,8 +80,8 @@ type Engine struct {
 	dialer *endpoint.Dialer
 	count  counters
 	budget budget
-	// retries has the host's TCP try again after a standstill.
-	retries retries
+	// standing are the flows that stand still because their peer is away.
+	standing outage.Segments
 	// probes has keep-alive tell the truth.
 	probes probes
 
@@ -123,7 +124,6 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Logger = slog.Default()
 	}
 	e := &Engine{cfg: cfg, log: cfg.Logger, dialer: endpoint.NewDialer(cfg.Endpoint), factsKick: make(chan struct{}, 1)}
-	e.retries.engine = e
 	e.life, e.cancel = context.WithCancel(context.Background())
 	e.peers.Store(&map[identity.NodeID]*peer{})
 	stack, err := netstack.New(netstack.Config{

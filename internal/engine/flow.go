@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodetun/nodetun/endpoint"
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/internal/wire"
 	"github.com/nodetun/nodetun/netstack"
 )
@@ -403,14 +404,14 @@ const drainPatience = time.Minute
 // hostToPeer copies what the program on this host sends. What it had sent before it
 // reset the connection arrives before the reset does, as on a cable.
 func (f *flow) hostToPeer() {
-	retries, ends := &f.peer.engine.retries, endsOf(f.local)
-	sent := both{&f.peer.tx, &f.peer.engine.count.txStreams}
-	s := newSpill(f.stream, f.local, moved{f, sent}, &f.peer.engine.budget)
-	s.full = func() { retries.watch(ends) }
-	s.over = func() { retries.goOn(ends) }
-	defer retries.forget(ends)
-	defer s.drop()
-	fast := &speed{budget: &f.peer.engine.budget, buffers: f.local.SetReceiveBuffer}
+	e, ends := f.peer.engine, endsOf(f.local)
+	sent := both{&f.peer.tx, &e.count.txStreams}
+	s := outage.NewSpill(f.stream, f.local, moved{f, sent}, &e.budget)
+	s.Full = func() { e.standing.Watch(ends) }
+	s.Over = func() { e.tryAgain(ends) }
+	defer e.standing.Forget(ends)
+	defer s.Drop()
+	fast := &speed{budget: &e.budget, buffers: f.local.SetReceiveBuffer}
 	switch read, write := copyGrowing(s, fromHost{f.local}, moved{f, sent}, fast); {
 	case endpoint.Stopped(write):
 		// Their program takes no more: what it said comes by the other copy, then carry ends ours.
@@ -460,4 +461,4 @@ func (m moved) Add(n uint64) uint64 {
 }
 
 // counter adds up bytes; *atomic.Uint64 is one.
-type counter interface{ Add(n uint64) uint64 }
+type counter = outage.Counter

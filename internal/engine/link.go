@@ -43,7 +43,7 @@ func (e *Engine) fromHost(h vnet.Header, ip []byte) {
 		if e.probes.hold(v.peer, h, ip, &info, now) {
 			return
 		}
-		e.retries.note(ip, &info)
+		e.noteSegment(ip, &info)
 		e.stack.Inject(h, ip)
 	case carrierMirror:
 		e.reflect(h, ip, &info)

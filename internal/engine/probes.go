@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -32,7 +31,7 @@ const (
 // keep-alive reaches netstack only when the peer has shown that it lives, and is lost else,
 // as on a cable.
 type probes struct {
-	flows sync.Map // of open flows: *flow by tcpEnds, as the host's packets name them
+	flows sync.Map // of open flows: *flow by outage.Ends, as the host's packets name them
 }
 
 // heldBack is a packet of the host that waits.
@@ -49,7 +48,7 @@ func (s *probes) hold(p *peer, h vnet.Header, ip []byte, info *packet.Info, now 
 	if info.Proto != protoTCP || info.TCPFlags != tcpACK || hasData(ip, info) {
 		return false
 	}
-	found, ok := s.flows.Load(tcpEnds{netip.AddrPortFrom(info.Src, info.SrcPort), netip.AddrPortFrom(info.Dst, info.DstPort)})
+	found, ok := s.flows.Load(endsOfSegment(info))
 	if !ok {
 		return false
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/internal/vnet"
 )
@@ -51,7 +52,7 @@ func TestWhichSegmentsAreKeptBack(t *testing.T) {
 			f := &flow{}
 			f.moved.Store(now.Add(-tc.idle).UnixNano())
 			var probes probes
-			probes.flows.Store(tcpEnds{src, dst}, f)
+			probes.flows.Store(outage.Ends{Src: src, Dst: dst}, f)
 			info, err := packet.Parse(tc.segment)
 			if err != nil {
 				t.Fatal(err)

@@ -1,66 +1,34 @@
 package engine
 
 import (
-	"bytes"
 	"net/netip"
-	"sync"
-	"sync/atomic"
 
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/netstack"
 )
 
-// retries has the host's TCP try again at once when a flow goes on after a long
-// standstill. While netstack takes nothing more of a flow, the host sends the same
-// segment less and less often, up to once in two minutes. An ICMP error that quotes
-// it takes one doubling back (RFC 6069), which is meant for just that: the way was
-// broken, not full.
-type retries struct {
-	engine *Engine
-	count  atomic.Int32 // flows that stand still
+// doublings is how many Linux makes of its timer at most. An ICMP error takes one back.
+const doublings = 16
 
-	mu   sync.Mutex // guards last
-	last map[tcpEnds][]byte
+func endsOf(f *netstack.Flow) outage.Ends {
+	return outage.Ends{Src: f.RemoteAddr(), Dst: f.LocalAddr()}
 }
 
-// tcpEnds are those of a TCP connection as packets of the host name them.
-type tcpEnds struct{ src, dst netip.AddrPort }
-
-func endsOf(f *netstack.Flow) tcpEnds { return tcpEnds{src: f.RemoteAddr(), dst: f.LocalAddr()} }
-
-const (
-	// maxQuoted is the longest segment that is kept. What is sent again is one.
-	maxQuoted = 2 << 10
-	// doublings is how many Linux makes at most.
-	doublings = 16
-)
-
-// watch begins to keep the last segment of a flow.
-func (r *retries) watch(e tcpEnds) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.last == nil {
-		r.last = make(map[tcpEnds][]byte)
-	}
-	if _, ok := r.last[e]; !ok {
-		r.last[e] = nil
-		r.count.Add(1)
+// endsOfSegment are those of the flow that a segment of the host belongs to.
+func endsOfSegment(info *packet.Info) outage.Ends {
+	return outage.Ends{
+		Src: netip.AddrPortFrom(info.Src, info.SrcPort), Dst: netip.AddrPortFrom(info.Dst, info.DstPort),
 	}
 }
 
-// note keeps a segment of the host if it belongs to a flow that stands still: one
-// with data, which is the first that was not acknowledged, since no other is sent
-// then. An acknowledgement would not do. It costs one load when no flow stands still.
-func (r *retries) note(ip []byte, info *packet.Info) {
-	if r.count.Load() == 0 || len(ip) > maxQuoted || !hasData(ip, info) {
+// noteSegment keeps what the host sends on a flow that stands still. An acknowledgement
+// would not do.
+func (e *Engine) noteSegment(ip []byte, info *packet.Info) {
+	if e.standing.None() || !hasData(ip, info) {
 		return
 	}
-	e := tcpEnds{netip.AddrPortFrom(info.Src, info.SrcPort), netip.AddrPortFrom(info.Dst, info.DstPort)}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, ok := r.last[e]; ok {
-		r.last[e] = bytes.Clone(ip)
-	}
+	e.standing.Note(endsOfSegment(info), ip)
 }
 
 // hasData says that a TCP segment is more than its header.
@@ -72,24 +40,13 @@ func hasData(ip []byte, info *packet.Info) bool {
 	return len(ip) > info.L4+4*int(ip[info.L4+offsetAt]>>4)
 }
 
-// forget ends what watch began and returns the last segment, nil for none.
-func (r *retries) forget(e tcpEnds) []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	ip, ok := r.last[e]
-	if ok {
-		delete(r.last, e)
-		r.count.Add(-1)
+// tryAgain has the host send the last segment of a flow that stood still again (RFC 6069).
+func (e *Engine) tryAgain(ends outage.Ends) {
+	reply := packet.AppendUnreachable(nil, e.standing.Forget(ends), packet.NoRoute, ends.Dst.Addr())
+	if reply == nil {
+		return
 	}
-	return ip
-}
-
-// goOn has the host send the last segment of the flow again.
-func (r *retries) goOn(e tcpEnds) {
-	reply := packet.AppendUnreachable(nil, r.forget(e), packet.NoRoute, e.dst.Addr())
 	for range doublings {
-		if reply != nil {
-			r.engine.toHost(reply)
-		}
+		e.toHost(reply)
 	}
 }

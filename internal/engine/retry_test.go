@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/internal/packet"
 	"github.com/nodetun/nodetun/internal/vnet"
 )
@@ -37,32 +38,32 @@ func segment(src, dst netip.AddrPort, payload string) []byte {
 // by errors that quote it (RFC 6069); others draw none.
 func TestRetries(t *testing.T) {
 	link := &written{}
-	r := &retries{engine: &Engine{cfg: Config{Link: link}}}
+	e := &Engine{cfg: Config{Link: link}}
 	a, b := netip.MustParseAddrPort("[fd00::1]:40000"), netip.MustParseAddrPort("[fd00::2]:22")
-	other := netip.MustParseAddrPort("[fd00::2]:80")
+	ends, other := outage.Ends{Src: a, Dst: b}, netip.MustParseAddrPort("[fd00::2]:80")
 	note := func(dst netip.AddrPort, payload string) []byte {
 		ip := segment(a, dst, payload)
 		info, err := packet.Parse(ip)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.note(ip, &info)
+		e.noteSegment(ip, &info)
 		return ip
 	}
 	note(b, "before")
-	r.goOn(tcpEnds{a, b})
-	r.watch(tcpEnds{a, b})
-	r.goOn(tcpEnds{a, b}) // nothing was sent meanwhile
+	e.tryAgain(ends)
+	e.standing.Watch(ends)
+	e.tryAgain(ends) // nothing was sent meanwhile
 	if len(link.packets) != 0 {
 		t.Fatalf("%d errors although no flow stood still", len(link.packets))
 	}
-	r.watch(tcpEnds{a, b})
+	e.standing.Watch(ends)
 	note(b, "first")
 	last := note(b, "last")
 	note(other, "another flow")
-	note(b, string(make([]byte, maxQuoted)))
-	note(b, "") // an answer to what the peer sent meanwhile
-	r.goOn(tcpEnds{a, b})
+	note(b, string(make([]byte, 4<<10))) // no TCP sends such a one again
+	note(b, "")                          // an answer to what the peer sent meanwhile
+	e.tryAgain(ends)
 	if len(link.packets) != doublings {
 		t.Fatalf("%d errors", len(link.packets))
 	}
@@ -74,10 +75,5 @@ func TestRetries(t *testing.T) {
 		if !bytes.HasSuffix(ip, last) {
 			t.Errorf("quotes %x", ip)
 		}
-	}
-	r.watch(tcpEnds{a, b})
-	r.forget(tcpEnds{a, b})
-	if r.count.Load() != 0 || len(r.last) != 0 {
-		t.Errorf("%d flows are kept, %d counted", len(r.last), r.count.Load())
 	}
 }

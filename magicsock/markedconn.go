@@ -12,34 +12,12 @@ import (
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
-// quic-go measures a path anew only when a connection moves to another path, and its
-// server answers a PATH_CHALLENGE only when it comes from another address than the
-// present one. So that a connection can move while there is but one way to a node,
-// every node has a second path: its packets are marked, and arrive from another mapped
-// address. The mark is a short header with a clear fixed bit (RFC 9000 17.3.1). Nodes
-// that do not know it drop such packets, so the probe of the path fails and nothing
-// else happens.
-
-// fixedBit is set in the first byte of every QUIC packet that is not marked.
-const fixedBit = 0x40
-
-// minQUIC is the length of the shortest QUIC packet in bytes (RFC 9000 10.3).
-const minQUIC = 21
-
 // isMarked says that packets to a mapped address are marked.
 func isMarked(addr *net.UDPAddr) bool { return addr.Port >= nodemap.MappedPort+markedPorts }
 
-// mark marks the packets of a batch.
-func mark(b []byte, seg int) {
-	for ; len(b) > 0; b = b[min(seg, len(b)):] {
-		if b[0]&0xc0 == fixedBit { // a short header
-			b[0] &^= fixedBit
-		}
-	}
-}
-
-// MarkedConn is the marked path as QUIC sees it: what is written to a node goes the
-// same way as by PacketConn, marked. It yields no packets: PacketConn reads all that
+// MarkedConn is a second path to every node as QUIC sees it, by which connections leave
+// behind what they know of the first (internal/outage): what is written to a node goes
+// the same way as by PacketConn, marked. It yields no packets: PacketConn reads all that
 // arrive. Make it with [Conn.MarkedConn].
 type MarkedConn struct {
 	pc *PacketConn
