@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,13 +12,12 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/nodetun/nodetun/internal/filecheck"
 	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
 // Errors of key files. Messages name the file and say what to do.
 var (
-	// ErrKeyReadable is wrapped when others than the owner may read the file.
-	ErrKeyReadable = errors.New("others can read the secret key")
 	// ErrBadKeyFile is wrapped when the file holds no secret key.
 	ErrBadKeyFile = errors.New("holds no secret key")
 )
@@ -29,7 +27,7 @@ const maxKeyFile = 16 << 10
 
 // LoadSecretKey reads a key file: the seed as base32 or hex, or an OpenSSH
 // private key of type ed25519 without passphrase. The error wraps
-// fs.ErrNotExist, ErrKeyReadable (S5) or ErrBadKeyFile.
+// fs.ErrNotExist, ErrBadKeyFile, or one of internal/filecheck (S5).
 func LoadSecretKey(path string) (*SecretKey, error) {
 	b, err := readKeyFile(path)
 	if err != nil {
@@ -60,8 +58,8 @@ func readKeyFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secret key: %w", err)
 	}
-	if othersCanRead(info.Mode()) {
-		return nil, fmt.Errorf("%s: %w (try: chmod 600 %s)", path, ErrKeyReadable, path)
+	if err := filecheck.Secret(path, "the secret key", info); err != nil {
+		return nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
 	switch {
@@ -72,12 +70,6 @@ func readKeyFile(path string) ([]byte, error) {
 	default:
 		return b, nil
 	}
-}
-
-// othersCanRead looks at the bits of group and others. Windows has none: there
-// the directory's access list protects the file, and Go reports 0666.
-func othersCanRead(mode fs.FileMode) bool {
-	return runtime.GOOS != "windows" && mode.Perm()&0o077 != 0
 }
 
 func parseKeyFile(b []byte) (*SecretKey, error) {

@@ -19,6 +19,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/nodetun/nodetun/internal/filecheck"
 )
 
 func writeFile(t *testing.T, mode fs.FileMode, content string) string {
@@ -114,14 +116,14 @@ func TestKeyFileReadable(t *testing.T) {
 	for _, mode := range []fs.FileMode{0o640, 0o604, 0o660, 0o644, 0o666, 0o620, 0o602, 0o610, 0o601, 0o777} {
 		path := writeFile(t, mode, testKey(t, 7).text())
 		_, err := LoadSecretKey(path)
-		if !errors.Is(err, ErrKeyReadable) || !strings.Contains(err.Error(), "chmod 600 "+path) {
+		if !errors.Is(err, filecheck.ErrReadable) || !strings.Contains(err.Error(), "chmod 600 "+path) {
 			t.Errorf("mode %v: %v", mode, err)
 		}
 		link := path + ".link"
 		if err := os.Symlink(path, link); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadSecretKey(link); !errors.Is(err, ErrKeyReadable) {
+		if _, err := LoadSecretKey(link); !errors.Is(err, filecheck.ErrReadable) {
 			t.Errorf("mode %v by a link: %v", mode, err)
 		}
 	}

@@ -3,14 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"math"
 	"net"
 	"net/netip"
 	"net/url"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -318,8 +316,3 @@ func setLevel(s *Settings, value any) error {
 }
 
 func sortedKeys(m map[string]any) []string { return slices.Sorted(maps.Keys(m)) }
-
-// othersCanRead looks at the bits of group and others; Windows has none.
-func othersCanRead(mode fs.FileMode) bool {
-	return runtime.GOOS != "windows" && mode.Perm()&0o077 != 0
-}

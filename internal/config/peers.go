@@ -16,6 +16,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/atomicfile"
+	"github.com/nodetun/nodetun/internal/filecheck"
 	"github.com/nodetun/nodetun/internal/plaintext"
 	"github.com/nodetun/nodetun/internal/rules"
 )
@@ -390,6 +391,9 @@ func readFile(path string) ([]byte, error) {
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxFile {
 		return nil, &FileError{Path: path, Err: fmt.Errorf("is no regular file of at most %d MiB", maxFile>>20)}
+	}
+	if err := filecheck.Trusted(path, info); err != nil { // it decides who gets in (S5)
+		return nil, err
 	}
 	return os.ReadFile(path)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/internal/filecheck"
 	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
@@ -136,10 +137,7 @@ func Load(path string) (Settings, error) {
 	if err != nil {
 		return Settings{}, err
 	}
-	if othersCanRead(info.Mode()) {
-		return Settings{}, doc.errorAt(secret, fmt.Errorf("others can read this secret (try: chmod 600 %s)", path))
-	}
-	return s, nil
+	return s, filecheck.Secret(path, secret+" in it", info)
 }
 
 // Set sets one key to a value as TOML or a flag has it: text, a list of texts,
@@ -193,8 +191,8 @@ func readToken(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if othersCanRead(info.Mode()) {
-		return "", fmt.Errorf("others can read %s (try: chmod 600 %s)", path, path)
+	if err := filecheck.Secret(path, "the token", info); err != nil {
+		return "", err
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/nodetun/nodetun/internal/atomicfile"
+	"github.com/nodetun/nodetun/internal/filecheck"
 )
 
 // resetSalt is the file of the salt of stateless resets (S4). It is renewed
@@ -42,8 +43,8 @@ func loadSalt(stateDir string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reset salt: %w", err)
 	}
-	if othersMay(info.Mode()) {
-		return nil, fmt.Errorf("%s: others can read it (try: chmod 600 %s)", path, path)
+	if err := filecheck.Secret(path, "it", info); err != nil {
+		return nil, err
 	}
 	var kept resetSalt
 	if json.Unmarshal(b, &kept) != nil || len(kept.Salt) != saltLen {

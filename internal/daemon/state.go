@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/atomicfile"
 	"github.com/nodetun/nodetun/internal/config"
+	"github.com/nodetun/nodetun/internal/filecheck"
 	"github.com/nodetun/nodetun/internal/localapi"
 )
 
@@ -74,15 +74,11 @@ func MakeStateDir(dir string) error {
 		return fmt.Errorf("state directory: %w", err)
 	case !info.IsDir():
 		return fmt.Errorf("state directory: %s is no directory", dir)
-	case othersMay(info.Mode()):
-		return fmt.Errorf("state directory: others can enter %s (try: chmod 700 %s)", dir, dir)
+	}
+	if err := filecheck.Secret(dir, "it", info); err != nil {
+		return fmt.Errorf("state directory: %w", err)
 	}
 	return nil
-}
-
-// othersMay looks at the bits of group and others; Windows has none.
-func othersMay(mode fs.FileMode) bool {
-	return runtime.GOOS != "windows" && mode.Perm()&0o077 != 0
 }
 
 // controlStep is the place of openControl among what has to be undone.

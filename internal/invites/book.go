@@ -16,6 +16,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/atomicfile"
+	"github.com/nodetun/nodetun/internal/filecheck"
 	"github.com/nodetun/nodetun/internal/ratelimit"
 )
 
@@ -73,19 +74,29 @@ type Book struct {
 	seen  time.Time // and that of the monotonic clock
 }
 
+// read enters what the file holds. One that others may read or change is refused (S5).
+func (b *Book) read() error {
+	info, err := os.Stat(b.path)
+	if err != nil {
+		return err
+	}
+	if err := filecheck.Secret(b.path, "it", info); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(b.path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &b.list); err != nil {
+		return fmt.Errorf("%s: %w", b.path, err)
+	}
+	return nil
+}
+
 // Open reads the file, if there is one. One that cannot be understood is an error.
 func Open(path string) (*Book, error) {
 	b := &Book{path: path, wrong: make(map[identity.NodeID]int)}
-	data, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(data, &b.list)
-		if err != nil {
-			err = fmt.Errorf("%s: %w", path, err)
-		}
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if err != nil {
+	if err := b.read(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	for _, i := range b.list { // the clock may have gone back while nothing ran

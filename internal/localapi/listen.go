@@ -9,6 +9,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+
+	"github.com/nodetun/nodetun/internal/filecheck"
 )
 
 // ErrRunning says that another node has the socket.
@@ -29,7 +31,8 @@ func Listen(socket string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := makeDir(filepath.Dir(socket)); err != nil {
+	dir := filepath.Dir(socket)
+	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
 	if info, err := os.Lstat(socket); err == nil && info.Mode()&fs.ModeSocket == 0 {
@@ -38,13 +41,29 @@ func Listen(socket string) (*net.UnixListener, error) {
 	if err := RemoveStale(socket); err != nil {
 		return nil, err
 	}
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	return listenIn(dir, socket)
+}
+
+// listenIn binds the socket where only its owner can reach it, and moves it to its place when
+// its access is set: there is no moment in which others could connect.
+func listenIn(dir, socket string) (*net.UnixListener, error) {
+	private, err := os.MkdirTemp(dir, ".s")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(private)
+	bound := filepath.Join(private, "s")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: bound, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	listener.SetUnlinkOnClose(false)
-	if err := protect(socket, 0o660); err != nil {
-		return nil, errors.Join(err, listener.Close(), os.Remove(socket))
+	err = protect(bound, 0o660)
+	if err == nil {
+		err = os.Rename(bound, socket)
+	}
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil
 }
@@ -57,11 +76,14 @@ func Remove(socket string) error {
 	return nil
 }
 
-// makeDir makes the directory of the socket. One that exists keeps its access:
-// it may be /tmp.
+// makeDir makes the directory of the socket. One that exists keeps its access, and is refused
+// if others could put a socket of theirs in the place of ours (S5); in /tmp they cannot.
 func makeDir(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
-		return nil
+	if info, err := os.Stat(dir); err == nil {
+		if info.Mode()&fs.ModeSticky != 0 {
+			return nil
+		}
+		return filecheck.Trusted(dir, info)
 	}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err

@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
+
+	"github.com/nodetun/nodetun/internal/filecheck"
 )
 
 // ReloadEvery is how often a handshake looks whether the certificate's files have
@@ -103,6 +105,13 @@ func (c *Certificate) look() (fileStamp, error) {
 }
 
 func (c *Certificate) load(stamp fileStamp) error {
+	info, err := os.Stat(c.keyFile)
+	if err != nil {
+		return err
+	}
+	if err := filecheck.Secret(c.keyFile, "the key of the certificate", info); err != nil { // S5
+		return err
+	}
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
 		return err

@@ -8,12 +8,20 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/nodetun/nodetun/internal/filecheck"
 	"github.com/nodetun/nodetun/internal/plaintext"
 )
 
-// ReadTOML reads a configuration file. Errors name the file and, where one key is to blame,
+// ReadTOML reads a configuration file, which nobody else may change (S5). Errors name the file and, where one key is to blame,
 // its line; a key that the value has no place for is one.
 func ReadTOML(path string, into any) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if err := filecheck.Trusted(path, info); err != nil {
+		return err
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -33,10 +41,7 @@ func CheckSecret(path, what string) error {
 	if err != nil {
 		return err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s: others can read %s in it (try: chmod 600 %s)", path, what, path)
-	}
-	return nil
+	return filecheck.Secret(path, what+" in it", info)
 }
 
 // fileError says where the TOML is wrong.
