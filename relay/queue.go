@@ -2,7 +2,6 @@ package relay
 
 import (
 	"encoding/binary"
-	"slices"
 	"sync"
 
 	"github.com/nodetun/nodetun/identity"
@@ -19,7 +18,7 @@ const (
 	maxControlBytes = 16 << 10
 	maxControl      = 256
 	maxDiscoBytes   = 64 << 10
-	maxDisco        = 64
+	maxDisco        = 128
 	maxDataBytes    = maxQueueBytes - maxControlBytes - maxDiscoBytes
 	maxData         = maxQueueFrames - maxDisco
 
@@ -31,7 +30,7 @@ const (
 
 // Queue holds the frames that wait to be written to one connection. It copies
 // what it is given into large blocks, each of which one Write then takes, and
-// it never blocks: when a lane is full the oldest packet of that lane goes.
+// it never blocks: when a lane is full the oldest packet of the node goes that has most in it.
 //
 // There are three lanes. Control frames (pings, pongs, notices) go first, then
 // disco and data packets in turn, so that a flood of one does not starve the
@@ -63,8 +62,8 @@ func NewQueue(pool *Pool) *Queue {
 		pool:    pool,
 		ready:   make(chan struct{}, 1),
 		control: lane{maxFrames: maxControl, maxBytes: maxControlBytes, maxHeld: maxControlHeld, dropNew: true},
-		disco:   lane{maxFrames: maxDisco, maxBytes: maxDiscoBytes, maxHeld: maxDiscoHeld},
-		data:    lane{maxFrames: maxData, maxBytes: maxDataBytes, maxHeld: maxDataHeld},
+		disco:   lane{maxFrames: maxDisco, maxBytes: maxDiscoBytes, maxHeld: maxDiscoHeld, parts: make(map[identity.NodeID]part)},
+		data:    lane{maxFrames: maxData, maxBytes: maxDataBytes, maxHeld: maxDataHeld, parts: make(map[identity.NodeID]part)},
 		block:   firstPace,
 	}
 }
@@ -85,7 +84,7 @@ func (q *Queue) Ready() <-chan struct{} { return q.ready }
 func (q *Queue) PushControl(frame []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	room := q.room(&q.control, len(frame))
+	room := q.room(&q.control, identity.NodeID{}, len(frame))
 	if room == nil {
 		return false
 	}
@@ -103,7 +102,7 @@ func (q *Queue) PushPacket(t Type, key identity.NodeID, payload []byte) bool {
 	n := HeaderLen + KeyLen + len(payload)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	room := q.room(q.laneOf(payload), n)
+	room := q.room(q.laneOf(payload), key, n)
 	if room == nil {
 		return false
 	}
@@ -138,7 +137,7 @@ func (q *Queue) PushDatagrams(dst identity.NodeID, pkts []byte, seg int) bool {
 			putBatch(room, part, seg)
 			continue
 		}
-		room := q.room(l, HeaderLen+KeyLen+size)
+		room := q.room(l, dst, HeaderLen+KeyLen+size)
 		if room == nil {
 			return false
 		}
@@ -182,9 +181,7 @@ func (q *Queue) Take() []byte {
 	if l == nil {
 		return nil
 	}
-	b := l.blocks[0]
-	l.blocks = slices.Delete(l.blocks, 0, 1)
-	l.frames -= b.frames
+	b := l.take()
 	q.taken, q.takenFrom = b, l
 	return b.buf[b.head:]
 }
@@ -225,7 +222,8 @@ func (q *Queue) Clear() {
 	defer q.mu.Unlock()
 	for _, l := range []*lane{&q.control, &q.disco, &q.data} {
 		for len(l.blocks) > 0 {
-			q.dropOldest(l)
+			q.dropped++
+			q.release(l.dropOldest())
 		}
 	}
 }
@@ -252,35 +250,39 @@ func (q *Queue) wake() {
 	}
 }
 
-// room makes place for a frame of n bytes in a lane and returns it, or nil.
-func (q *Queue) room(l *lane, n int) []byte {
-	for l.frames+1 > l.maxFrames || l.bytes+n > l.maxBytes {
-		if l.dropNew || len(l.blocks) == 0 {
-			q.dropped++
+// room makes place for a frame of n bytes from or for a node in a lane and returns it, or
+// nil. A node that has more than its part of a lane that is almost full gets no more; that of
+// a node alone is the whole lane.
+func (q *Queue) room(l *lane, key identity.NodeID, n int) []byte {
+	over := l.over(key, n)
+	if over && l.parts[key].frames > 0 && l.crowded() {
+		q.dropped++
+		return nil
+	}
+	for !l.fits(n, q.block) {
+		if q.dropped++; l.dropNew || over || len(l.blocks) == 0 {
 			return nil
 		}
-		q.dropOldest(l)
+		q.release(l.drop())
 	}
 	b := l.tail()
 	if b == nil || len(b.buf)+n > min(cap(b.buf), q.block) {
-		size := blockSizeFor(max(n, min(q.block, l.maxBytes)))
-		for l.held+size > l.maxHeld {
-			if l.dropNew || len(l.blocks) == 0 {
-				q.dropped++
-				return nil
-			}
-			q.dropOldest(l)
-		}
-		b = q.pool.get(size)
+		b = q.pool.get(l.nextBlock(n, q.block))
 		l.blocks = append(l.blocks, b)
-		l.held += size
+		l.held += cap(b.buf)
 	}
 	b.last = len(b.buf)
 	b.frames++
 	b.buf = b.buf[:b.last+n]
-	l.frames++
-	l.bytes += n
+	l.count(key, 1, n)
 	return b.buf[b.last:]
+}
+
+// release gives back a block of which nothing is left; nil is none.
+func (q *Queue) release(b *block) {
+	if b != nil {
+		q.pool.put(b)
+	}
 }
 
 // extend makes place for n more bytes in the last frame of the lane, if that
@@ -288,6 +290,9 @@ func (q *Queue) room(l *lane, n int) []byte {
 func (q *Queue) extend(l *lane, dst identity.NodeID, n int) []byte {
 	b := l.tail()
 	if b == nil || b.frames == 0 || len(b.buf)+n > cap(b.buf) || l.bytes+n > l.maxBytes {
+		return nil
+	}
+	if l.crowded() && l.over(dst, n) {
 		return nil
 	}
 	frame := b.buf[b.last:]
@@ -298,85 +303,6 @@ func (q *Queue) extend(l *lane, dst identity.NodeID, n int) []byte {
 	putHeader(frame, TypeSendPacket, size)
 	at := len(b.buf)
 	b.buf = b.buf[:at+n]
-	l.bytes += n
+	l.count(dst, 0, n)
 	return b.buf[at:]
 }
-
-// dropOldest drops the first frame of a lane that has one.
-func (q *Queue) dropOldest(l *lane) {
-	b := l.blocks[0]
-	frame, _, _ := NextFrame(b.buf[b.head:])
-	b.head += len(frame)
-	b.frames--
-	l.frames--
-	l.bytes -= len(frame)
-	q.dropped++
-	if b.frames == 0 {
-		l.blocks = slices.Delete(l.blocks, 0, 1)
-		l.held -= cap(b.buf)
-		q.pool.put(b)
-	}
-}
-
-// lane is a first-in first-out part of a Queue.
-type lane struct {
-	blocks    []*block
-	frames    int // that wait
-	bytes     int // that wait or are taken
-	held      int // bytes of memory of the blocks that wait or are taken
-	maxFrames int
-	maxBytes  int
-	maxHeld   int
-	dropNew   bool // when full the new frame goes, not the oldest
-}
-
-func (l *lane) tail() *block {
-	if len(l.blocks) == 0 {
-		return nil
-	}
-	return l.blocks[len(l.blocks)-1]
-}
-
-// blockSize holds two of the longest frames.
-const blockSize = 17 << 13
-
-// blockSizes are those that blocks come in: who reads slowly has little in each, which
-// must not cost the memory of a large one.
-var blockSizes = [...]int{4 << 10, 8 << 10, 16 << 10, 32 << 10, blockSize / 2, blockSize}
-
-// blockSizeFor returns the smallest one that holds n bytes, the largest if none does.
-func blockSizeFor(n int) int {
-	for _, size := range blockSizes {
-		if size >= n {
-			return size
-		}
-	}
-	return blockSize
-}
-
-// block is a piece of a lane's memory; it holds whole frames.
-type block struct {
-	buf    []byte
-	head   int // start of the first frame
-	last   int // start of the last frame
-	frames int
-}
-
-// Pool keeps the blocks of many queues for reuse. Idle queues hold none. The
-// zero value is ready; it is safe for concurrent use.
-type Pool struct{ p [len(blockSizes)]sync.Pool }
-
-// get returns a block of one of blockSizes.
-func (p *Pool) get(size int) *block {
-	if b, ok := p.of(size).Get().(*block); ok {
-		return b
-	}
-	return &block{buf: make([]byte, 0, size)}
-}
-
-func (p *Pool) put(b *block) {
-	*b = block{buf: b.buf[:0]}
-	p.of(cap(b.buf)).Put(b)
-}
-
-func (p *Pool) of(size int) *sync.Pool { return &p.p[slices.Index(blockSizes[:], size)] }

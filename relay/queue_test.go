@@ -135,6 +135,109 @@ func TestQueueMemoryIsBounded(t *testing.T) {
 	}
 }
 
+// S26: many who send more than the reader takes do not keep those from it who send little,
+// whatever the size of their frames, and share what is left.
+func TestQueueIsFair(t *testing.T) {
+	const floods, rounds = 64, 100
+	disco := AppendDatagram(nil, append([]byte(discoMagic), make([]byte, 100)...))
+	for _, test := range []struct {
+		name  string
+		quiet []byte // of the one who sends little
+		flood func(i int) []byte
+		block int
+	}{
+		{"small", numbered(0, 60), func(int) []byte { return numbered(0, 100) }, maxPace},
+		{"full packets", numbered(0, 1400), func(int) []byte { return numbered(0, 1400) }, maxPace},
+		{"slow reader", numbered(0, 1200), func(int) []byte { return numbered(0, 2100) }, minPace},
+		{"batches", numbered(0, 100), func(int) []byte { return numbered(0, 16<<10) }, firstPace},
+		{"as long as can be", numbered(0, 1200), func(int) []byte { return numbered(0, MaxPayload-16) }, maxPace},
+		{"of every size", numbered(0, 1200), func(i int) []byte { return numbered(0, 50+i*i*37%9000) }, minPace},
+		{"disco", disco, func(int) []byte { return disco }, minPace},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			q := NewQueue(nil)
+			q.SetBlock(test.block)
+			got := make(map[identity.NodeID]int)
+			// read takes a quarter of a queue: a 65th of that is more than the quiet one sends.
+			read := func() {
+				for bytes, frames := 0, 0; bytes < maxQueueBytes/4 && frames < maxQueueFrames/4; {
+					rest := q.Take()
+					if rest == nil {
+						return
+					}
+					for bytes += len(rest); len(rest) > 0; frames++ {
+						var frame []byte
+						frame, rest, _ = NextFrame(rest)
+						got[keyOf(frame)]++
+					}
+					q.Done()
+				}
+			}
+			quiet := identity.NodeID{0xff}
+			for round := range rounds {
+				for i := range 8 * floods {
+					q.PushPacket(TypeRecvPacket, identity.NodeID{byte(i % floods)}, test.flood(i))
+				}
+				if !q.PushPacket(TypeRecvPacket, quiet, test.quiet) {
+					t.Fatalf("round %d: refused", round)
+				}
+				read()
+			}
+			for !q.Empty() {
+				read()
+			}
+			if got[quiet] != rounds {
+				t.Errorf("%d of %d packets of the one who sends little arrived", got[quiet], rounds)
+			}
+			if len(q.data.parts)+len(q.disco.parts) != 0 || q.data.bytes+q.disco.bytes != 0 {
+				t.Errorf("an empty queue counts %v %v", q.data.parts, q.disco.parts)
+			}
+			least, most := rounds*100, 0
+			for id, n := range got {
+				if id != quiet {
+					least, most = min(least, n), max(most, n)
+				}
+			}
+			t.Logf("the others: %d to %d", least, most)
+			// Of frames that are longer than a part only so many fit, one of a node.
+			frame := HeaderLen + KeyLen + len(test.flood(0))
+			if want := min(floods, maxDataBytes/frame) + 1; len(got) < want {
+				t.Errorf("%d of %d nodes got something through", len(got), want)
+			}
+		})
+	}
+}
+
+// One who sends while nobody else does has the whole queue; who comes then finds room.
+func TestQueueOfOne(t *testing.T) {
+	q := NewQueue(nil)
+	one, other := identity.NodeID{1}, identity.NodeID{2}
+	for i := range 3000 {
+		q.PushPacket(TypeRecvPacket, one, numbered(i, 1000))
+	}
+	if n := q.data.frames; n != maxData {
+		t.Errorf("one alone has %d frames of %d", n, maxData)
+	}
+	for range 10 {
+		if !q.PushPacket(TypeRecvPacket, other, numbered(0, 1000)) {
+			t.Fatal("no room for another")
+		}
+	}
+	if q.PushPacket(TypeRecvPacket, one, numbered(0, 1000)) {
+		t.Error("who has most gets more")
+	}
+	seen := make(map[identity.NodeID][]int)
+	for _, frame := range drain(t, q) {
+		seen[keyOf(frame)] = append(seen[keyOf(frame)], numberOf(frame))
+	}
+	if len(seen[other]) != 10 || len(seen[one]) != maxData-10 || seen[one][0] != 3000-maxData+10 {
+		t.Errorf("%d of one from %d on, %d of the other", len(seen[one]), seen[one][0], len(seen[other]))
+	}
+	if !q.PushPacket(TypeRecvPacket, one, numbered(0, 1000)) {
+		t.Error("an empty queue has no room")
+	}
+}
+
 // What is being written counts: a client that reads nothing costs 1 MiB.
 func TestQueueCountsWhatIsTaken(t *testing.T) {
 	q := NewQueue(nil)
@@ -175,7 +278,8 @@ func TestQueueLanes(t *testing.T) {
 			return "data"
 		}
 	}
-	for i, want := range []string{"control", "disco", "data", "data"} {
+	// Disco waits in two blocks.
+	for i, want := range []string{"control", "disco", "data", "disco", "data", "data"} {
 		if got := kind(); got != want {
 			t.Errorf("take %d: %s, want %s", i, got, want)
 		}
