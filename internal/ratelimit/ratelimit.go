@@ -76,8 +76,9 @@ func (s *Shared) Spend(now time.Time, n, rate, burst float64) time.Duration {
 // Table is a table of fixed size of buckets, one for a prefix each; prefixes
 // that hash alike share one, and nobody outside can tell which do.
 type Table struct {
-	rate float64 // a second, and the burst; 0: no limit
-	seed maphash.Seed
+	rate  float64 // a second; 0: no limit
+	burst float64
+	seed  maphash.Seed
 
 	mu      sync.Mutex // guards the buckets
 	buckets [4096]Bucket
@@ -85,7 +86,13 @@ type Table struct {
 
 // NewTable limits each prefix to so many tokens a second, and as many at once; 0: no limit.
 func NewTable(perSecond int) *Table {
-	return &Table{rate: float64(perSecond), seed: maphash.MakeSeed()}
+	return &Table{rate: float64(perSecond), burst: float64(perSecond), seed: maphash.MakeSeed()}
+}
+
+// NewTableOver limits each prefix to n tokens within any span of d; half of them at once.
+func NewTableOver(n int, d time.Duration) *Table {
+	half := float64(n) / 2
+	return &Table{rate: half / d.Seconds(), burst: half, seed: maphash.MakeSeed()}
 }
 
 // Allow takes one token for the address.
@@ -96,5 +103,5 @@ func (r *Table) Allow(a netip.Addr, now time.Time) bool {
 	i := maphash.Comparable(r.seed, PrefixOf(a)) % uint64(len(r.buckets))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.buckets[i].Take(now, r.rate, r.rate)
+	return r.buckets[i].Take(now, r.rate, r.burst)
 }

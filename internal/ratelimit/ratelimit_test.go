@@ -39,3 +39,22 @@ func TestRates(t *testing.T) {
 		t.Error("no limit is a limit")
 	}
 }
+
+// No span of a day has more than what a day may have.
+func TestRateOverSpan(t *testing.T) {
+	const most = 1000
+	r := NewTableOver(most, 24*time.Hour)
+	addr := netip.MustParseAddr("2001:db8::1")
+	begin := time.Unix(1000, 0)
+	passed := 0
+	for at := time.Duration(0); at < 24*time.Hour; at += 20 * time.Second {
+		for range 3 {
+			if r.Allow(addr, begin.Add(at)) {
+				passed++
+			}
+		}
+	}
+	if passed > most || passed < most*9/10 {
+		t.Errorf("%d passed in a day", passed)
+	}
+}

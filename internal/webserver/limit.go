@@ -161,10 +161,25 @@ type LimitedConn struct {
 	Over bool
 
 	leave func()
+	late  *time.Timer // nil: it may stay
 }
+
+// CloseAfter closes the connection after a while unless Keep is called before. It is called
+// before anything else.
+func (c *LimitedConn) CloseAfter(d time.Duration) {
+	c.late = time.AfterFunc(d, func() { _ = c.end() })
+}
+
+// Keep takes CloseAfter back, and reports false if it is too late for that.
+func (c *LimitedConn) Keep() bool { return c.late == nil || c.late.Stop() }
 
 // Close implements net.Conn.
 func (c *LimitedConn) Close() error {
+	c.Keep()
+	return c.end()
+}
+
+func (c *LimitedConn) end() error {
 	c.leave()
 	return c.Conn.Close()
 }

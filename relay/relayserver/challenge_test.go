@@ -271,34 +271,3 @@ func TestNames(t *testing.T) {
 		})
 	}
 }
-
-// A line that was cut off when the power failed spoils neither those before it nor
-// the next one.
-func TestProvenFile(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "logins")
-	a, b := newKey().NodeID(), newKey().NodeID()
-	if err := os.WriteFile(file, []byte(a.String()+"\n"+b.String()[:20]), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p, err := openProven(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // the second time it is known
-		if err := p.add(b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p.close()
-	got, err := os.ReadFile(file)
-	if want := a.String() + "\n" + b.String() + "\n"; err != nil || string(got) != want {
-		t.Errorf("%q, %v", got, err)
-	}
-	if p, err = openProven(file); err != nil || !p.has(a) || !p.has(b) {
-		t.Errorf("%v", err)
-	}
-	p.close()
-	if _, err := openProven(t.TempDir()); err == nil {
-		t.Error("a directory is no file")
-	}
-}

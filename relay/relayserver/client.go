@@ -98,6 +98,7 @@ func (c *client) serve() {
 	}
 	wg.Go(func() { c.writeLoop(readDone) })
 
+	c.conn.Pace(c.pace)
 	err := c.readLoop()
 	close(readDone)
 	c.stop()
@@ -240,9 +241,6 @@ func (c *client) readLoop() error {
 		if err := c.dispatch(t, body); err != nil {
 			return err
 		}
-		if !c.pace(relay.HeaderLen + len(body)) {
-			return errStopped
-		}
 	}
 }
 
@@ -309,8 +307,8 @@ func (c *client) forward(dst identity.NodeID, payload []byte) {
 	}
 }
 
-// pace holds the reader back while the client sends more than it may. It
-// reports false when the connection ends meanwhile.
+// pace holds the reader back while the client sends more than it may: n bytes came, of
+// frames or of anything else. It reports false when the connection ends meanwhile.
 func (c *client) pace(n int) bool {
 	l := &c.server.cfg.Limits
 	if l.ReceivePerClient == 0 && l.ReceiveTotal == 0 {
@@ -338,7 +336,7 @@ func (c *client) pace(n int) bool {
 	}
 }
 
-// throttle counts frames that came too fast, and the clients that sent such.
+// throttle counts reads that were held back, and the clients that caused such.
 func (c *client) throttle() {
 	c.server.count.framesThrottled.Add(1)
 	if !c.held {

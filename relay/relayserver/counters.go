@@ -26,7 +26,7 @@ type Counters struct {
 	Pings, Pongs    uint64 // received
 	UnknownFrames   uint64 // legal frames that a client should not send
 
-	FramesThrottled  uint64 // that came faster than a limit allows, and were waited after
+	FramesThrottled  uint64 // reads that came faster than a limit allows, and were waited after
 	ClientsThrottled uint64 // that sent such
 
 	STUNRequests, STUNAnswers4, STUNAnswers6, STUNBad, STUNLimited uint64

@@ -127,15 +127,18 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	raw, _ := r.Context().Value(rawConn{}).(*relay.Conn)
-	v := visitor{addr: s.proxies().ClientOf(r), raw: raw, token: tokenOf(r), webSocket: upgrade == "websocket", leave: func() {}}
+	v := visitor{addr: s.proxies().ClientOf(r), raw: raw, token: tokenOf(r), webSocket: upgrade == "websocket", leave: func() {}, inTime: func() bool { return true }}
 	if !s.logins.Allow(v.addr, time.Now()) {
 		s.count.loginsLimited.Add(1)
 		refuse(w, http.StatusTooManyRequests, "too many logins from this network")
 		return
 	}
-	if place, ok := r.Context().Value(placeConn{}).(*webserver.LimitedConn); ok && place.Over {
-		refuse(w, http.StatusServiceUnavailable, tooMany)
-		return
+	if place, ok := r.Context().Value(placeConn{}).(*webserver.LimitedConn); ok {
+		if place.Over {
+			refuse(w, http.StatusServiceUnavailable, tooMany)
+			return
+		}
+		v.inTime = place.Keep
 	}
 	if s.proxies().Trust(webserver.AddrOf(remoteOf(r))) || len(s.cfg.TrustedProxies) > 0 && raw != nil && s.proxies().Trust(webserver.AddrOf(raw.RemoteAddr())) {
 		leave, ok := s.crowd.enter(v.addr)
@@ -267,11 +270,12 @@ func upgradeSocket(w http.ResponseWriter, r *http.Request, offered []string) *so
 	}
 	// A web page of any origin may use a relay: it proves a key of its own,
 	// and nothing is granted to a browser's user.
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: ours})
+	h := &hijacker{ResponseWriter: w}
+	conn, err := websocket.Accept(h, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: ours})
 	if err != nil {
 		return nil
 	}
-	return newSocket(conn)
+	return newSocket(conn, h.conn)
 }
 
 // visitor is what a request to upgrade told about the client.
@@ -282,7 +286,8 @@ type visitor struct {
 	challenge *relay.Challenge // what it was asked to answer, nil for nothing
 	unknown   string           // the name by which it dialled, if that is none of ours
 	webSocket bool
-	leave     func() // called once when it has left
+	leave     func()      // called once when it has left
+	inTime    func() bool // called once after the login: false if the connection is over
 }
 
 // tooMany is told to who comes when a limit of connections is reached.
@@ -300,6 +305,9 @@ func (s *Server) serveConn(conn transport, v visitor) {
 	id, fresh, err := s.logIn(conn, v)
 	if err != nil {
 		s.logger.Debug("relay login failed", "addr", v.addr, "error", err)
+		return
+	}
+	if !v.inTime() {
 		return
 	}
 	if v.webSocket {

@@ -15,9 +15,12 @@ import (
 
 // serveIroh1 takes the login of a client of iroh 1.x and then serves it.
 func (s *Server) serveIroh1(conn *socket, r *http.Request, v visitor) {
-	id, err := s.logInIroh1(conn, r, v.token)
+	id, err := s.logInIroh1(conn, r, v)
 	if err != nil {
 		s.logger.Debug("relay login failed", "addr", v.addr, "error", err)
+		return
+	}
+	if !v.inTime() {
 		return
 	}
 	s.count.webSocketAccepts.Add(1)
@@ -27,7 +30,7 @@ func (s *Server) serveIroh1(conn *socket, r *http.Request, v visitor) {
 }
 
 // logInIroh1 finds out who the client is and tells it how that ended.
-func (s *Server) logInIroh1(conn *socket, r *http.Request, token string) (identity.NodeID, error) {
+func (s *Server) logInIroh1(conn *socket, r *http.Request, v visitor) (identity.NodeID, error) {
 	late := time.AfterFunc(loginTimeout, conn.Close)
 	id, err := s.proveIroh1(conn, r)
 	if !late.Stop() {
@@ -40,11 +43,12 @@ func (s *Server) logInIroh1(conn *socket, r *http.Request, token string) (identi
 		}
 		return identity.NodeID{}, err
 	}
-	if !s.guard.allows(s.shutdown, id, token) {
+	if !s.guard.allows(s.shutdown, id, v.token) {
 		s.count.loginsDenied.Add(1)
 		_ = conn.reply(iroh1.AppendDeny(nil, "not authorized"))
 		return identity.NodeID{}, errDenied
 	}
+	s.remember(id, v)
 	return id, conn.reply(iroh1.AppendConfirm(nil))
 }
 

@@ -47,11 +47,16 @@ func (s *Server) logIn(conn transport, v visitor) (id identity.NodeID, fresh boo
 		return identity.NodeID{}, false, errReplayable
 	}
 	if fresh {
-		if err := s.proven.add(id); err != nil {
-			s.logger.Warn("a node that proved itself cannot be remembered", "error", err)
-		}
+		s.remember(id, v)
 	}
 	return id, fresh, nil
+}
+
+// remember has a node that proved itself get in no other way from now on (S2).
+func (s *Server) remember(id identity.NodeID, v visitor) {
+	if err := s.proven.add(id, v.addr, time.Now()); err != nil {
+		s.logger.Warn("a node that proved itself cannot be remembered", "error", err)
+	}
 }
 
 // challengeWanted says what keeps a node from answering a challenge.

@@ -193,7 +193,7 @@ func pipeClient(t testing.TB, s *Server) *raw {
 		defer s.clients.Done()
 		conn := newStream(relay.NewConn(theirs, writeStall))
 		defer conn.Close()
-		s.serveConn(conn, visitor{})
+		s.serveConn(conn, visitor{inTime: func() bool { return true }})
 	}()
 	t.Cleanup(func() { _ = ours.Close() })
 	br := bufio.NewReader(ours)

@@ -39,6 +39,9 @@ func (r *registry) get(id identity.NodeID) *client {
 	return r.clients[id]
 }
 
+// has says that a node is connected.
+func (r *registry) has(id identity.NodeID) bool { return r.get(id) != nil }
+
 // swap puts c in the place of old, which is nil if there is to be none, and
 // reports whether old was there. When it was not, it returns who is.
 func (r *registry) swap(old, c *client) (now *client, ok bool) {

@@ -25,7 +25,8 @@ import (
 )
 
 const (
-	// loginTimeout bounds the time from the upgrade to the login frame.
+	// loginTimeout bounds the time from the upgrade to the login frame, and that of a
+	// connection to this server until there was a login.
 	loginTimeout = 10 * time.Second
 	// writeStall is how long a client may take nothing of what is written.
 	writeStall = 2 * time.Second
@@ -82,7 +83,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.names = newNames(&cfg)
 	s.crowd = crowd{max: cfg.Limits.ConnsPerPrefix, open: make(map[netip.Prefix]int)}
-	if s.proven, err = openProven(cfg.LoginsFile); err != nil {
+	if s.proven, err = openProven(cfg.LoginsFile, s.registry.has); err != nil {
 		return nil, err
 	}
 	s.registry.clients = make(map[identity.NodeID]*client)
@@ -313,6 +314,8 @@ func (s *Server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 				return ctx
 			}
 			raw, _ := place.Conn.(*relay.Conn)
+			// Whatever it sends meanwhile: heads, bodies, one request after the other (S26).
+			place.CloseAfter(loginTimeout)
 			return context.WithValue(context.WithValue(ctx, rawConn{}, raw), placeConn{}, place)
 		},
 		// What net/http says holds addresses.

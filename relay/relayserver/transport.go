@@ -1,11 +1,13 @@
 package relayserver
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +29,44 @@ type transport interface {
 	Close()
 	// Received returns when something last arrived, as time since the start.
 	Received() time.Time
+	// Pace sets what is called after bytes were read, before more are. It is set by the
+	// goroutine that reads, which ends when it returns false.
+	Pace(pace func(n int) bool)
+}
+
+// metered is a connection all of whose bytes count, whatever frames they make or do not.
+type metered struct {
+	net.Conn
+	pace func(n int) bool // nil: they cost nothing
+	read int              // not yet told to pace
+}
+
+// Read implements net.Conn.
+func (m *metered) Read(b []byte) (int, error) {
+	n := m.read
+	m.read = 0
+	if m.pace != nil && n > 0 && !m.pace(n) {
+		return 0, errStopped
+	}
+	n, err := m.Conn.Read(b)
+	m.read = n
+	return n, err
+}
+
+// hijacker is the answer to a request whose connection is metered when it is taken over.
+type hijacker struct {
+	http.ResponseWriter
+	conn *metered // then
+}
+
+// Hijack implements http.Hijacker.
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	h.conn = &metered{Conn: conn}
+	return h.conn, buffered, nil
 }
 
 // stamp remembers a moment; it is safe for concurrent use.
@@ -48,13 +88,13 @@ func (s *stamp) get() time.Time {
 
 // stream is the transport of the plain upgrade.
 type stream struct {
-	conn     net.Conn
+	conn     *metered
 	reader   *relay.Reader
 	received stamp
 }
 
 func newStream(conn net.Conn) *stream {
-	s := &stream{conn: conn, received: newStamp()}
+	s := &stream{conn: &metered{Conn: conn}, received: newStamp()}
 	s.reader = relay.NewReader(stampedReader{s}, nil)
 	return s
 }
@@ -72,6 +112,7 @@ func (r stampedReader) Read(b []byte) (int, error) {
 func (s *stream) Next() (relay.Type, []byte, error) { return s.reader.Next() }
 func (s *stream) Received() time.Time               { return s.received.get() }
 func (s *stream) Close()                            { _ = s.conn.Close() }
+func (s *stream) Pace(pace func(int) bool)          { s.conn.pace = pace }
 
 func (s *stream) Write(frames []byte) error {
 	_, err := s.conn.Write(frames)
@@ -79,7 +120,7 @@ func (s *stream) Write(frames []byte) error {
 }
 
 func (s *stream) CloseWrite() {
-	if half, ok := s.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+	if half, ok := s.conn.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		return
 	}
 	s.Close()
@@ -90,17 +131,19 @@ type socket struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	conn     *websocket.Conn
+	raw      *metered
 	buf      []byte
 	received stamp
 }
 
-func newSocket(conn *websocket.Conn) *socket {
+func newSocket(conn *websocket.Conn, raw *metered) *socket {
 	ctx, cancel := context.WithCancel(context.Background())
 	conn.SetReadLimit(relay.MaxFrame)
-	return &socket{ctx: ctx, cancel: cancel, conn: conn, buf: make([]byte, 4<<10), received: newStamp()}
+	return &socket{ctx: ctx, cancel: cancel, conn: conn, raw: raw, buf: make([]byte, 4<<10), received: newStamp()}
 }
 
-func (s *socket) Received() time.Time { return s.received.get() }
+func (s *socket) Received() time.Time      { return s.received.get() }
+func (s *socket) Pace(pace func(int) bool) { s.raw.pace = pace }
 
 func (s *socket) Next() (relay.Type, []byte, error) {
 	b, err := s.message()
