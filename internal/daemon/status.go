@@ -39,7 +39,7 @@ func (d *Daemon) Status(ctx context.Context) (localapi.Status, error) {
 func (d *Daemon) relayRows() []localapi.Relay {
 	rows := []localapi.Relay{}
 	for _, r := range d.endpoint.Socket().RelayStatus() {
-		row := localapi.Relay{URL: r.URL.String(), Home: r.Home, State: string(r.State), Since: r.Since.UTC().Truncate(time.Millisecond), Shared: r.Shared}
+		row := localapi.Relay{URL: r.URL.String(), Home: r.Home, State: string(r.State), Since: r.Since.UTC().Truncate(time.Millisecond), Shared: r.Shared, Flooded: r.Flooded}
 		if r.RTT > 0 {
 			row.RTTms = milliseconds(r.RTT)
 		}
@@ -227,6 +227,10 @@ func (d *Daemon) relayHealth(online bool, warn func(what, fix string)) {
 		if relay.Shared {
 			warn("another machine uses this node's key: peers reach that one or this one by chance",
 				"keep the key on one of them; on the other stop nodetun and remove "+KeyPath(d.cfg.StateDir))
+		}
+		if relay.Flooded {
+			warn(fmt.Sprintf("nodes that are no peers flood this one through relay %s: what they send is dropped, but fills the line", relay.URL),
+				"another relay of the list is taken if one can be reached; a relay of your own lets in whom you name")
 		}
 		noNetwork := !online && strings.Contains(relay.LastError, "lookup ") // which is said
 		if relay.State != relayactor.StateConnected && relay.LastError != "" && !noNetwork {

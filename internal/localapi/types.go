@@ -84,6 +84,8 @@ type Relay struct {
 	LastError *string `json:"last_error"`
 	// Shared says that another machine uses this node's key there.
 	Shared bool `json:"shared"`
+	// Flooded says that nodes that are no peers send more than 64 KiB/s by it.
+	Flooded bool `json:"flooded"`
 }
 
 // Self is this node. Pointers are nil where nothing is known.

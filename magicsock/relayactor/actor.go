@@ -80,6 +80,7 @@ type Status struct {
 	LastError string        // of the last failure, empty when connected
 	Since     time.Time     // when State began
 	Shared    bool          // another machine uses our key there, and gets our packets
+	Flooded   bool          // nodes that are not admitted send more than 64 KiB/s by it
 }
 
 // Counters count since New.

@@ -55,6 +55,7 @@ type link struct {
 	lastUse   atomic.Int64  // of Send, since actor.begin
 	connected atomic.Bool
 	heard     nodeSet
+	flood     flood
 
 	// Those of run alone.
 	iroh1     bool      // the protocol of the last connection
@@ -158,10 +159,10 @@ func (l *link) dial(ctx context.Context) (*relayclient.Client, error) {
 
 // serve runs a connection until it ends or is idle for too long.
 func (l *link) serve(ctx context.Context, client *relayclient.Client) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
+	defer cancel(nil)
 
 	begin := time.Now()
 	l.set(StateConnected, nil, client)
@@ -171,7 +172,9 @@ func (l *link) serve(ctx context.Context, client *relayclient.Client) error {
 	wg.Go(func() { l.watch(ctx, cancel, client) })
 	h := &handler{link: l}
 	err := client.Run(ctx, h)
-	if h.health != "" {
+	if errors.Is(context.Cause(ctx), errFlooded) {
+		err = errFlooded
+	} else if h.health != "" {
 		err = &refusedError{text: h.health, err: err}
 	}
 	l.connected.Store(false)
@@ -183,8 +186,8 @@ func (l *link) serve(ctx context.Context, client *relayclient.Client) error {
 	return err
 }
 
-// watch ends an idle connection and looks after a changed network.
-func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Client) {
+// watch ends an idle connection, and one that is flooded and not needed, and looks after a changed network.
+func (l *link) watch(ctx context.Context, cancel context.CancelCauseFunc, client *relayclient.Client) {
 	timer, answer := time.NewTimer(idleClose), time.NewTimer(0)
 	defer timer.Stop()
 	defer answer.Stop()
@@ -197,14 +200,14 @@ func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Cli
 		case <-timer.C:
 		case <-answer.C:
 			if !asked.IsZero() && client.Heard().Before(asked) {
-				cancel()
+				cancel(nil)
 				return
 			}
 			asked = time.Time{}
 		}
 		if e := l.takeEvents(); e.network {
 			if e.slept || !stillOurs(client.LocalAddr()) {
-				cancel()
+				cancel(nil)
 				return
 			}
 			client.Ping()
@@ -212,10 +215,13 @@ func (l *link) watch(ctx context.Context, cancel func(), client *relayclient.Cli
 			answer.Reset(max(changePatience, 3*client.RTT()))
 		}
 		switch idle := l.idle(); {
+		case l.flood.now(time.Now()) && l.actor.replaced(l):
+			cancel(errFlooded)
+			return
 		case l.actor.keeps(l):
 			timer.Stop() // who ends that wakes us
 		case idle >= idleClose:
-			cancel()
+			cancel(nil)
 			return
 		default:
 			timer.Reset(idleClose - idle)
@@ -251,6 +257,9 @@ func (l *link) wait(ctx context.Context, d time.Duration) {
 // after the first, then up to 100 ms doubling to 16 s, of which at least half; long
 // after a relay said no; as the relay wishes when it restarts.
 func (l *link) delay(err error) time.Duration {
+	if errors.Is(err, errFlooded) {
+		return floodPause + rand.N(floodPause)
+	}
 	if errors.Is(err, relayclient.ErrRefused) {
 		return refusedDelay + rand.N(refusedDelay)
 	}
@@ -344,11 +353,26 @@ func (l *link) stateSince() (State, time.Time) {
 func (l *link) status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := Status{URL: l.url, State: l.state, LastError: l.lastError, Since: l.since, Shared: l.shared}
+	s := Status{URL: l.url, State: l.state, LastError: l.lastError, Since: l.since, Shared: l.shared, Flooded: l.flood.now(time.Now())}
 	if l.client != nil {
 		s.RTT = l.client.RTT()
 	}
 	return s
+}
+
+// dropped counts what came of nodes that are not admitted.
+func (l *link) dropped(n int) {
+	now := time.Now()
+	was := l.flood.now(now)
+	if !l.flood.add(now, n) {
+		return
+	}
+	l.actor.reconsider()
+	if !was {
+		l.actor.logger.Warn("nodes that are no peers flood this one through a relay", "relay", l.url.String())
+		l.actor.changed()
+	}
+	l.rouse()
 }
 
 // noteShared takes in what a relay says about other connections with our key.

@@ -76,7 +76,7 @@ func (a *Actor) chooseLocked(now time.Time) identity.RelayURL {
 	a.wakeAt = time.Time{}
 	a.kept = a.kept[:0]
 	present := a.links[a.home]
-	works := present != nil && present.connected.Load() && slices.Contains(a.prefs, a.home)
+	works := present != nil && present.connected.Load() && slices.Contains(a.prefs, a.home) && !present.flood.now(now)
 	for _, url := range a.prefs {
 		l := a.links[url]
 		if l == nil {
@@ -85,6 +85,9 @@ func (a *Actor) chooseLocked(now time.Time) identity.RelayURL {
 		}
 		a.kept = append(a.kept, url)
 		state, since := l.stateSince()
+		if l.flood.now(now) {
+			state = StateFailed // another is better, if there is one
+		}
 		var again time.Time
 		switch {
 		case url == a.home && works:
@@ -125,6 +128,13 @@ func (a *Actor) keeps(l *link) bool {
 }
 
 func (a *Actor) keepsLocked(l *link) bool { return a.home == l.url || slices.Contains(a.kept, l.url) }
+
+// replaced says that another relay than this one is home, which might be.
+func (a *Actor) replaced(l *link) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.home != l.url && slices.Contains(a.prefs, l.url) && slices.Contains(a.prefs, a.home)
+}
 
 // lookAgain is how long Run may wait before the home is to be reconsidered.
 func (a *Actor) lookAgain() time.Duration {

@@ -20,6 +20,7 @@ func (h *handler) RelayPacket(src identity.NodeID, payload []byte) {
 	if a.cfg.Admit != nil && !a.cfg.Admit(src) {
 		a.count.notAdmitted.Add(1)
 		a.count.notAdmittedSize.Add(uint64(len(payload)))
+		h.link.dropped(len(payload))
 		return
 	}
 	if len(payload) == 0 {
