@@ -25,7 +25,7 @@ func (m *Map) HandlePing(now time.Time, sender identity.NodeID, from Addr, tx di
 			return nil
 		}
 	}
-	n.heard(now)
+	n.use.heard = now
 	if from.UDP.IsValid() {
 		m.pingByUDP(now, n, from, tx, size)
 	} else {
@@ -44,9 +44,18 @@ func (m *Map) pingByRelay(now time.Time, n *node, from Addr, tx disco.TxID) {
 	case n.relay.url == from.Relay, n.relay.url.IsZero():
 		m.setRelay(n, from.Relay)
 		n.relay.lastHeard = now
+		m.confirm(now, n)
 	case !m.limited(n) && age(now, n.turn.elsewhere) >= retryPing:
 		n.turn.elsewhere = now
 		m.askElsewhere(now, n, from.Relay)
+	}
+}
+
+// confirm pings a node that left something unanswered and now seems to be there again: what
+// came may be old (S12).
+func (m *Map) confirm(now time.Time, n *node) {
+	if !n.use.want.IsZero() {
+		m.pingRelay(now, n)
 	}
 }
 
@@ -114,7 +123,7 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 		if p == nil {
 			return nil
 		}
-		n.heard(now)
+		n.answered(now)
 		m.pongByUDP(now, n, p, f)
 		m.noteClaim(now, n, p, pong)
 		m.acceptSource(now, n, unmap(from.UDP))
@@ -125,7 +134,7 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 			}
 			m.setRelay(n, f.to.Relay) // it is there, and its own is out of reach, or it pinged from there
 		}
-		n.heard(now)
+		n.answered(now)
 		m.pongByRelay(now, n, f)
 	}
 	m.settle(now, n, "")
@@ -240,11 +249,11 @@ func (m *Map) HandleCallMeMaybe(now time.Time, sender identity.NodeID, via ident
 	if n.turn.blind {
 		gap = 0
 	}
-	n.heard(now)
-	n.relay.lastHeard = now
+	n.use.heard, n.relay.lastHeard = now, now
 	if n.relay.url.IsZero() {
 		m.setRelay(n, via)
 	}
+	m.confirm(now, n)
 	named := m.filter.Select(addrs, SourceRelay)
 	m.enterNamed(now, n, named)
 	m.answerCallMe(now, n, gap)

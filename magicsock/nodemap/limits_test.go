@@ -353,9 +353,46 @@ func TestSilentNode(t *testing.T) {
 	if !r.Unreachable || r.Cause != CauseSilent || r.LastError != "no answer for 11 s from 198.51.100.2:41820" {
 		t.Errorf("cause %v, %q", r.Cause, r.LastError)
 	}
-	w.ping(bob, bobUDP, 1200)
+	// S12: what may have been kept since brings nobody back to life, but is asked about.
+	acts := w.ping(bob, bobUDP, 1200)
+	if r, _ := w.m.Remote(w.now, bob); !r.Unreachable {
+		t.Error("a ping makes the node answer")
+	}
+	w.pong(acts, bobUDP)
 	if r, _ := w.m.Remote(w.now, bob); r.Unreachable || r.LastError != "" {
-		t.Errorf("heard again, yet %q", r.LastError)
+		t.Errorf("it answered, yet %q", r.LastError)
+	}
+}
+
+// S12: neither old pings, by any way, nor an old call-me-maybe keep a dead node alive.
+func TestReplaysKeepNobodyAlive(t *testing.T) {
+	w := newWorld(t, paired)
+	w.add(bob, relayA, bobUDP)
+	w.direct(bob, bobUDP)
+	asked := 0
+	for i := range 300 {
+		w.pass(100 * time.Millisecond)
+		w.route(bob)
+		var acts []Action
+		switch i % 15 {
+		case 0:
+			acts = w.ping(bob, bobUDP, 1200)
+		case 5:
+			acts = w.m.HandlePing(w.now, bob, RelayAddr(testURL(t, relayA)), disco.TxID{byte(i)}, 100)
+		case 10:
+			acts = w.m.HandleCallMeMaybe(w.now, bob, testURL(t, relayA), []netip.AddrPort{bobUDP})
+		}
+		for _, a := range acts {
+			if a.Kind == SendPing {
+				asked++
+			}
+		}
+	}
+	if r, _ := w.m.Remote(w.now, bob); !r.Unreachable {
+		t.Error("a node that has been dead for 30 s counts as one that answers")
+	}
+	if asked == 0 || asked > 60 {
+		t.Errorf("asked %d times", asked)
 	}
 }
 

@@ -145,8 +145,9 @@ func (n *node) want(now time.Time) {
 	}
 }
 
-// heard notes a packet of the node.
-func (n *node) heard(now time.Time) {
+// answered notes what only a node that is there can have sent: a pong that landed, or payload,
+// which QUIC has no way to tell us whether it opened.
+func (n *node) answered(now time.Time) {
 	if age(now, n.use.want) != forever && age(now, n.use.want) >= resendSilence && !n.use.sent.IsZero() {
 		n.use.resend = true
 	}

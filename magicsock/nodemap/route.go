@@ -134,7 +134,7 @@ func (m *Map) received(now time.Time, n *node) {
 	n.use.received = now
 	n.use.heard = now
 	if !n.use.want.IsZero() {
-		n.heard(now)
+		n.answered(now)
 	}
 	if n.choice.due.IsZero() { // the session was idle
 		m.expect(n, now)
