@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -190,11 +191,16 @@ func (c *contender) throughput(f figures, seconds int) error {
 	return err
 }
 
+// settle is how long datagrams of one run may be under way. The server of iperf3 takes the
+// first that comes for the beginning of the next.
+const settle = 300 * time.Millisecond
+
 // datagrams looks for the best rate of UDP under 1 % loss.
 func (c *contender) datagrams(f figures, _ int) error {
 	const name = "UDP 1200 B under 1 % loss"
 	low, high := 0.0, 4.0
 	for rate := 0.5; high-low > 0.06*high; {
+		time.Sleep(settle)
 		r, err := c.iperf(c.v4, 1, "-u", "-l", "1200", "-b", fmt.Sprintf("%.0fM", rate*1000))
 		if err != nil {
 			return err
@@ -221,13 +227,14 @@ type result struct{ gbits, bytes, lost float64 }
 func (c *contender) iperf(host string, seconds int, args ...string) (result, error) {
 	argv := append([]string{"iperf3", "-J", "-c", host, "-t", strconv.Itoa(seconds), "--connect-timeout", "5000"}, args...)
 	var out string
+	var failed error
 	// The server needs a moment between two clients.
-	err := await(5*time.Second, "iperf3", func() (err error) {
-		out, err = c.a.runFor(time.Duration(seconds+20)*time.Second, argv...)
-		if err != nil && !strings.Contains(out, "busy") {
-			return nil // it will not get better
+	err := await(5*time.Second, "iperf3", func() error {
+		out, failed = c.a.runFor(time.Duration(seconds+20)*time.Second, argv...)
+		if strings.Contains(out, "busy") {
+			return failed
 		}
-		return err
+		return nil // or it will not get better
 	})
 	if err != nil {
 		return result{}, err
@@ -240,7 +247,7 @@ func (c *contender) iperf(host string, seconds int, args ...string) (result, err
 		}
 	}
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		return result{}, fmt.Errorf("iperf3: %w: %s", err, out)
+		return result{}, fmt.Errorf("iperf3 %s: %w: %s", strings.Join(args, " "), errors.Join(failed, err), out)
 	}
 	if report.Error != "" {
 		return result{}, fmt.Errorf("iperf3: %s", report.Error)
