@@ -7,11 +7,6 @@ import (
 	"time"
 )
 
-// ordinary is the speed of a flow in a test, which has budget enough.
-func ordinary(b *budget) *speed {
-	return &speed{budget: b, buffers: func(int) bool { return true }}
-}
-
 // pulses is a source that is full for a while, then silent, and again.
 type pulses struct{ bursts, left int }
 
