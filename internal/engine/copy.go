@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nodetun/nodetun/endpoint"
@@ -25,29 +26,80 @@ var (
 
 // source is what is copied: of the program on this host, or of the peer.
 type source interface {
-	io.Reader
-	// await waits until there is something to read, an end or an error too. It reports
-	// false when that took longer than the patience, which is endless if zero.
-	await(patience time.Duration) bool
+	// await waits until there is something to read, an end or an error too.
+	await()
+	// read is as that of io.Reader. One that is patient gives up after idleAfter, with errIdle.
+	read(b []byte, patient bool) (int, error)
+	// end is called when nothing is read any more.
+	end()
 }
+
+// errIdle says that nothing came for a while.
+var errIdle = errors.New("nothing to read")
 
 // fromHost is the source that a program on this host is.
 type fromHost struct{ *netstack.Flow }
 
-func (s fromHost) await(patience time.Duration) bool { return s.Await(patience) }
+func (s fromHost) await() { s.Await(0) }
 
-// fromPeer is the source that a stream of the peer is.
-type fromPeer struct{ *endpoint.Stream }
-
-func (s fromPeer) await(patience time.Duration) bool {
-	if patience > 0 {
-		_ = s.SetReadDeadline(time.Now().Add(patience))
-		defer s.SetReadDeadline(time.Time{})
+func (s fromHost) read(b []byte, patient bool) (int, error) {
+	if patient && !s.Await(idleAfter) {
+		return 0, errIdle
 	}
-	var first [1]byte
-	_, err := s.Peek(first[:])
-	return !errors.Is(err, os.ErrDeadlineExceeded)
+	return s.Read(b)
 }
+
+func (fromHost) end() {}
+
+// fromPeer is the source that a stream of the peer is. A deadline in force would cost QUIC a
+// timer whenever it waits, so there is one only when nothing has come for long.
+type fromPeer struct {
+	*endpoint.Stream
+	busy  atomic.Bool // something came since look looked
+	timer *time.Timer // calls look while reads are patient
+	looks bool        // it runs
+}
+
+func newFromPeer(stream *endpoint.Stream) *fromPeer {
+	s := &fromPeer{Stream: stream}
+	s.timer = time.AfterFunc(time.Hour, s.look)
+	s.timer.Stop()
+	return s
+}
+
+// look ends a read that has waited for long.
+func (s *fromPeer) look() {
+	if s.busy.Swap(false) {
+		s.timer.Reset(idleAfter)
+		return
+	}
+	_ = s.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (s *fromPeer) await() {
+	var first [1]byte
+	_, _ = s.Peek(first[:])
+}
+
+func (s *fromPeer) read(b []byte, patient bool) (int, error) {
+	if patient && !s.looks {
+		s.looks = true
+		s.busy.Store(true)
+		s.timer.Reset(idleAfter)
+	}
+	n, err := s.Read(b)
+	s.busy.Store(true)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.looks = false
+		_ = s.SetReadDeadline(time.Time{})
+		if err = errIdle; n > 0 {
+			err = nil
+		}
+	}
+	return n, err
+}
+
+func (s *fromPeer) end() { s.timer.Stop() }
 
 // speed is the right of one direction of a flow to large buffers: one to copy with, and
 // those of netstack.
@@ -87,28 +139,20 @@ func (s *speed) drop() {
 	}
 }
 
-// await waits for the source; a fast flow that is silent becomes an ordinary one.
-func (s *speed) await(src source) {
-	for s.taken && !src.await(idleAfter) {
-		s.give()
-	}
-	if !s.taken {
-		src.await(0)
-	}
-}
-
 // copyGrowing copies until src ends or one of the two fails. Buffers are held only while
-// something is in them: small ones at first, large ones once a read has filled that.
+// something is in them: small ones at first. A flow has a large one once a read has filled
+// that, until it is silent.
 func copyGrowing(dst io.Writer, src source, count counter, fast *speed) (read, write error) {
 	defer fast.drop()
+	defer src.end()
 	for {
-		fast.await(src)
-		pool := &smallBuffers
-		if fast.taken {
-			pool = &largeBuffers
+		pool := &largeBuffers
+		if !fast.taken {
+			src.await()
+			pool = &smallBuffers
 		}
 		buf := pool.Get().(*[]byte)
-		n, err := src.Read(*buf)
+		n, err := src.read(*buf, fast.taken)
 		if n > 0 {
 			count.Add(uint64(n))
 			_, write = dst.Write((*buf)[:n])
@@ -119,6 +163,8 @@ func copyGrowing(dst io.Writer, src source, count counter, fast *speed) (read, w
 			return nil, write
 		case errors.Is(err, io.EOF):
 			return nil, nil
+		case errors.Is(err, errIdle):
+			fast.give()
 		case err != nil:
 			return err, nil
 		case n == smallCopy:

@@ -10,28 +10,33 @@ import (
 // pulses is a source that is full for a while, then silent, and again.
 type pulses struct{ bursts, left int }
 
-func (s *pulses) await(patience time.Duration) bool {
-	if s.left > 0 {
-		return true
+const pause = time.Minute
+
+func (s *pulses) await() {
+	if s.left == 0 {
+		time.Sleep(pause)
+		s.next()
 	}
-	const silence = time.Minute
-	if patience != 0 && patience < silence {
-		time.Sleep(patience)
-		return false
-	}
-	time.Sleep(silence)
-	s.bursts--
-	s.left = 20
-	return true
 }
 
-func (s *pulses) Read(b []byte) (int, error) {
+func (s *pulses) next() {
+	s.bursts--
+	s.left = 20
+}
+
+func (s *pulses) read(b []byte, patient bool) (int, error) {
+	if s.left == 0 && patient {
+		time.Sleep(idleAfter)
+		return 0, errIdle
+	}
 	if s.bursts < 0 {
 		return 0, io.EOF
 	}
 	s.left--
 	return len(b), nil
 }
+
+func (s *pulses) end() {}
 
 // A flow has large buffers while it is fast, none when it is silent, and goes on without
 // them when others have used up the budget.

@@ -427,7 +427,7 @@ func (f *flow) hostToPeer() {
 // before the program on this host is told of it.
 func (f *flow) peerToHost() {
 	fast := &speed{budget: &f.peer.engine.budget, buffers: f.local.SetSendBuffer}
-	switch read, write := copyGrowing(f.local, fromPeer{f.stream}, moved{f, arrived{f.peer}}, fast); {
+	switch read, write := copyGrowing(f.local, newFromPeer(f.stream), moved{f, arrived{f.peer}}, fast); {
 	case write != nil:
 		// The program on this host has reset: the other copy sends on what it had said.
 		f.stream.CancelRead(wire.CodeFlowReset)
