@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/config"
 	"github.com/nodetun/nodetun/internal/daemon"
+	"github.com/nodetun/nodetun/internal/filecheck"
 	"github.com/nodetun/nodetun/internal/localapi"
 	"github.com/nodetun/nodetun/internal/plaintext"
 	"github.com/nodetun/nodetun/internal/rules"
@@ -78,6 +80,7 @@ func (a *app) upCommand() *cobra.Command {
 	var flags settingFlags
 	var peers []string
 	var detach, dryRun bool
+	var keyLog string
 	cmd := &cobra.Command{
 		Use: "up", Short: "run this node: network interface, addresses, routes, names",
 		Long:    "Run this node in the foreground until ^C or `nodetun down`, which undo every change of\nthis host. The first start makes the node's key.",
@@ -86,6 +89,8 @@ func (a *app) upCommand() *cobra.Command {
 	flags.register(cmd.Flags())
 	cmd.Flags().StringArrayVar(&peers, "peer", nil, "peer for this run only, ID or ID@ip:port (repeatable)")
 	cmd.Flags().BoolVar(&detach, "detach", false, "return when the tunnel is up; it goes on in the background")
+	cmd.Flags().StringVar(&keyLog, "keylog", "", "file for the secrets of all connections, in the format of NSS, to decrypt captured packets with")
+	_ = cmd.Flags().MarkHidden("keylog") // it is there
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "change nothing, and say what would be changed")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		load := func() (config.Settings, error) {
@@ -119,6 +124,10 @@ func (a *app) upCommand() *cobra.Command {
 				return err
 			}
 		}
+		secrets, err := openKeyLog(keyLog)
+		if err != nil {
+			return err
+		}
 		level := new(slog.LevelVar)
 		level.Set(settings.LogLevel)
 		if os.Getenv("GOGC") == "" {
@@ -126,7 +135,7 @@ func (a *app) upCommand() *cobra.Command {
 		}
 		return daemon.Run(cmd.Context(), daemon.Config{
 			Settings: settings, StateDir: a.stateDir, Socket: a.socket, Peers: extra, Version: version,
-			Logger: newLogger(output, settings.LogFormat, level), Level: level, Reload: load,
+			Logger: newLogger(output, settings.LogFormat, level), Level: level, KeyLog: secrets, Reload: load,
 			Ready: func(s localapi.Status, ticket localapi.Ticket) {
 				if !detached() {
 					showReady(&printer{cmd.OutOrStdout()}, s, ticket)
@@ -146,6 +155,26 @@ func (a *app) upCommand() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// openKeyLog opens the file for the secrets of connections, which nobody else may read (S5).
+// There is no other way to name one; an empty path is none.
+func openKeyLog(path string) (io.Writer, error) {
+	if path == "" {
+		return nil, nil
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, usage(fmt.Errorf("--keylog: %w", err))
+	}
+	info, err := file.Stat()
+	if err == nil {
+		err = filecheck.Secret(path, "the secrets", info)
+	}
+	if err != nil {
+		return nil, errors.Join(usage(fmt.Errorf("--keylog: %w", err)), file.Close())
+	}
+	return file, nil
 }
 
 // showPlan prints what a start would change.

@@ -17,6 +17,7 @@ type file struct {
 	Addr             string   `toml:"addr"`
 	DNSAddr          string   `toml:"dns_addr"`
 	MetricsAddr      string   `toml:"metrics_addr"`
+	Profiles         bool     `toml:"metrics_profiles"`
 	Store            string   `toml:"store"`
 	Origins          []string `toml:"origins"`
 	NameServers      []string `toml:"name_servers"`
@@ -57,7 +58,7 @@ func Load(path string) (cfg Config, store string, err error) {
 
 func (f *file) config() (cfg Config, err error) {
 	cfg = Config{
-		Addr: f.Addr, DNSAddr: f.DNSAddr, MetricsAddr: f.MetricsAddr, Origins: f.Origins, NameServers: f.NameServers,
+		Addr: f.Addr, DNSAddr: f.DNSAddr, MetricsAddr: f.MetricsAddr, Profiles: f.Profiles, Origins: f.Origins, NameServers: f.NameServers,
 		CertFile: f.TLSCert, KeyFile: f.TLSKey, PutsPerSecond: f.PutsPerSecond, QueriesPerSecond: f.QueriesPerSecond,
 		Conns: f.Conns, ConnsPerPrefix: f.ConnsPerPrefix,
 	}

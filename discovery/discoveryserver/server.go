@@ -24,8 +24,10 @@ import (
 // Config says what to serve. The zero value, with addresses, serves from memory.
 type Config struct {
 	// Addr is the TCP address for HTTP, DNSAddr the UDP and TCP address for DNS, and
-	// MetricsAddr the one for metrics and profiles. Empty: none of that kind.
+	// MetricsAddr the one for metrics. Empty: none of that kind.
 	Addr, DNSAddr, MetricsAddr string
+	// Profiles serves profiles of the process beside the metrics.
+	Profiles bool
 	// CertFile and KeyFile, in PEM, or ACME are how HTTP gets its certificate. None: it is
 	// plain.
 	CertFile, KeyFile string
@@ -273,7 +275,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		defer context.AfterFunc(ctx, s.stop)()
 	}
 	if s.metrics != nil {
-		group.Go(func() error { return metrics.Serve(ctx, s.metrics, s.Metrics) })
+		group.Go(func() error {
+			return metrics.Serve(ctx, s.metrics, metrics.Options{Gather: s.Metrics, Profiles: s.cfg.Profiles})
+		})
 	}
 	group.Go(func() error { return s.evict(ctx) })
 	return group.Wait()

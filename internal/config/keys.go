@@ -54,6 +54,7 @@ func settings() []setting {
 		{key: "metrics_addr", set: setMetrics},
 		{key: "group_may_trust", set: flag(func(s *Settings) *bool { return &s.GroupMayTrust })},
 		{key: "metrics_public", set: flag(func(s *Settings) *bool { return &s.MetricsPublic })},
+		{key: "metrics_profiles", set: flag(func(s *Settings) *bool { return &s.MetricsProfiles })},
 		{key: "log_level", set: setLevel},
 		{key: "log_format", set: oneOf(func(s *Settings) *string { return &s.LogFormat }, "text", "json")},
 	}

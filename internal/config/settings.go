@@ -73,9 +73,10 @@ type Settings struct {
 	// GroupMayTrust lets members of the group nodetun decide who is a peer, and what
 	// peers may do (S25).
 	GroupMayTrust bool
-	// MetricsPublic lets MetricsAddr be one that others reach.
-	MetricsPublic bool
-	LogLevel      slog.Level
+	// MetricsPublic lets MetricsAddr be one that others reach; MetricsProfiles serves
+	// profiles there too.
+	MetricsPublic, MetricsProfiles bool
+	LogLevel                       slog.Level
 	// LogFormat is text or json.
 	LogFormat string
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -40,6 +41,8 @@ type Config struct {
 	// Logger may be nil. Level, if not nil, follows log_level on SIGHUP.
 	Logger *slog.Logger
 	Level  *slog.LevelVar
+	// KeyLog gets the TLS secrets of all connections, for debugging. Nil: nobody does.
+	KeyLog io.Writer
 	// Reload reads the settings again, for SIGHUP. Nil: they stay.
 	Reload func() (config.Settings, error)
 	// Ready is called once the tunnel is up, and TicketChanged when the ticket is
@@ -180,7 +183,9 @@ func (d *Daemon) serve(ctx context.Context) error {
 	group.Go(func() error { return d.host.Run(ctx) })
 	group.Go(func() error { return d.resolver.Run(ctx) })
 	if d.metrics != nil {
-		group.Go(func() error { return metrics.Serve(ctx, d.metrics, d.gather) })
+		group.Go(func() error {
+			return metrics.Serve(ctx, d.metrics, metrics.Options{Gather: d.gather, Profiles: d.cfg.Settings.MetricsProfiles})
+		})
 	}
 	group.Go(func() error { return d.saveAddresses(ctx) })
 	group.Go(func() error { return d.watchTunnel(ctx) })

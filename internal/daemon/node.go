@@ -42,7 +42,7 @@ func (d *Daemon) openEndpoint(context.Context) (err error) {
 	socket.OnAddrsChange, socket.OnNetInfo = d.addressesChanged, d.netInfoChanged
 	d.endpoint, err = endpoint.New(endpoint.Config{
 		ALPNs: []string{wire.ALPN}, SessionALPNs: []string{wire.ALPN}, Welcomes: true,
-		IdleTimeout: s.SessionTimeout, ResetSalt: d.salt, Logger: d.log,
+		IdleTimeout: s.SessionTimeout, ResetSalt: d.salt, KeyLog: d.cfg.KeyLog, Logger: d.log,
 		Socket: socket, Resolver: d.finder.resolvers(),
 	})
 	if errors.Is(err, syscall.EADDRINUSE) {

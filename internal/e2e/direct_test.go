@@ -38,7 +38,7 @@ func TestNetnsMetrics(t *testing.T) {
 	r.plug(t, a, "10.0.0.1/24")
 	r.plug(t, b, "10.0.0.2/24")
 	hosttest.Befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820", "--allow", "all")
-	a.Configure(t, "metrics_addr = \"127.0.0.1:9091\"\n")
+	a.Configure(t, "metrics_addr = \"127.0.0.1:9091\"\nmetrics_profiles = true\n")
 	a.Start(t, "--relay", r.url)
 	b.Start(t, "--relay", r.url)
 	a.AwaitPath(t, 10*time.Second, "direct")

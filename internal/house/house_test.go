@@ -29,7 +29,7 @@ var layers = map[string][]string{
 	"internal/natlab":        {"identity", "magicsock", "magicsock/udpconn", "internal/netmon", "relay/..."},
 	"internal/natmatrix":     {},
 	"internal/tcpdiff":       {},
-	"internal/hostile":       {"identity", "endpoint", "internal/wire"},
+	"internal/hostile":       {"identity", "endpoint", "internal/wire", "relay"},
 	"internal/bench":         {},
 	"internal/discoveryload": {"identity", "discovery/pkarr", "internal/procstat"},
 	"internal/relayload":     {"identity", "relay", "relay/relayclient", "internal/procstat"},
@@ -84,7 +84,7 @@ var layers = map[string][]string{
 		"internal/config", "internal/localapi", "internal/rules", "internal/atomicfile", "internal/filecheck", "internal/plaintext", "internal/packet", "internal/vnet", "internal/metrics", "internal/proxies", "internal/invites", "internal/pairing", "internal/sshkeys", "relay",
 	},
 
-	"cmd/nodetun":            {"identity", "internal/atomicfile", "internal/config", "internal/daemon", "internal/doctor", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
+	"cmd/nodetun":            {"identity", "internal/atomicfile", "internal/config", "internal/daemon", "internal/doctor", "internal/filecheck", "internal/localapi", "internal/rules", "internal/plaintext", "relay/relayserver", "discovery/discoveryserver", "internal/webserver"},
 	"endpoint/examples/echo": {"identity", "endpoint", "magicsock"},
 }
 
@@ -212,4 +212,70 @@ func TestPackagesAreDocumented(t *testing.T) {
 			t.Errorf("%s has no doc.go", p.ImportPath)
 		}
 	}
+}
+
+// Every promise of docs/security.md names tests that there are.
+func TestPromisesAreTested(t *testing.T) {
+	text, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs := make(map[string][]string) // by the end of the path
+	for _, p := range packages(t) {
+		for name := strings.TrimPrefix(p.ImportPath, module); ; {
+			dirs[name] = append(dirs[name], p.Dir)
+			_, rest, more := strings.Cut(name, "/")
+			if !more {
+				break
+			}
+			name = rest
+		}
+	}
+	named := 0
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || strings.Contains(line, "---") || strings.TrimSpace(cells[3]) == "tested" {
+			continue
+		}
+		if !strings.Contains(cells[3], "`") {
+			t.Errorf("no test: %s", line)
+		}
+		for entry := range strings.SplitSeq(cells[3], ";") {
+			where, tests, ok := strings.Cut(strings.TrimSpace(entry), " ")
+			if !ok || len(dirs[where]) != 1 {
+				t.Errorf("%q: no package %s, or several", entry, where)
+				continue
+			}
+			for test := range strings.SplitSeq(tests, ",") {
+				named++
+				if test = strings.Trim(strings.TrimSpace(test), "`"); !hasTest(t, dirs[where][0], test) {
+					t.Errorf("%s has no test %s", where, test)
+				}
+			}
+		}
+	}
+	if named < 50 {
+		t.Errorf("only %d tests are named", named)
+	}
+}
+
+// hasTest looks for a test by its name without Test or TestNetns.
+func hasTest(t *testing.T, dir, name string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, prefix := range []string{"Test", "TestNetns"} {
+			if bytes.Contains(b, []byte("\nfunc "+prefix+name+"(")) {
+				return true
+			}
+		}
+	}
+	return false
 }

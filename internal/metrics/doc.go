@@ -2,5 +2,5 @@
 // of their own.
 //
 //	GET /metrics         text format of Prometheus
-//	GET /debug/pprof/... profiles of net/http/pprof
+//	GET /debug/pprof/... profiles of net/http/pprof, if they are asked for
 package metrics

@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,24 +70,72 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// Handler serves what gather returns, figures of the process and of the Go runtime,
-// and profiles. gather is called at each scrape, maybe by several at once.
-func Handler(gather func() []Metric) http.Handler {
+// Options say what is served.
+type Options struct {
+	// Gather returns the figures. It is called at each scrape, maybe by several at once.
+	Gather func() []Metric
+	// Profiles serves those of net/http/pprof too, and what else that tells of a process.
+	Profiles bool
+}
+
+// maxSeconds is how long a profile or a trace may last.
+const maxSeconds = 60
+
+// Handler serves the figures, and those of the process and of the Go runtime.
+func Handler(o Options) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collector{gather}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collector{o.Gather}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return mux
+	if o.Profiles {
+		mux.HandleFunc("GET /debug/pprof/", bounded(pprof.Index))
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", bounded(pprof.Profile))
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", bounded(pprof.Trace))
+	}
+	return local(mux)
+}
+
+// bounded refuses a profile that would last too long.
+func bounded(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if text := r.FormValue("seconds"); text != "" {
+			if n, err := strconv.ParseFloat(text, 64); err != nil || n < 0 || n > maxSeconds {
+				http.Error(w, fmt.Sprintf("seconds must be at most %d", maxSeconds), http.StatusBadRequest)
+				return
+			}
+		}
+		h(w, r)
+	}
+}
+
+// local refuses what came to a loopback address under a name: a page in a browser on this
+// machine, whose own name leads there, could read the answer (DNS rebinding).
+func local(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if to, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && to.IP.IsLoopback() && !isLiteral(r.Host) {
+			http.Error(w, "ask for an address or for localhost, not for a name", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// isLiteral says that the host of a request is an address or localhost.
+func isLiteral(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || host == "localhost"
 }
 
 // Serve serves on l until ctx is done; it closes l.
-func Serve(ctx context.Context, l net.Listener, gather func() []Metric) error {
-	server := &http.Server{Handler: Handler(gather), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+func Serve(ctx context.Context, l net.Listener, o Options) error {
+	server := &http.Server{
+		Handler: Handler(o), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, WriteTimeout: 2 * maxSeconds * time.Second,
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -32,14 +33,14 @@ func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- Serve(ctx, l, func() []Metric {
+		done <- Serve(ctx, l, Options{Profiles: true, Gather: func() []Metric {
 			n++
 			return []Metric{
 				Counter("test_things", n, "things seen"),
 				Gauge("test_paths", 2, "paths now").With("kind", "direct"),
 				Gauge("test_paths", 1, "paths now").With("kind", "relay"),
 			}
-		})
+		}})
 	}()
 	base := "http://" + l.Addr().String()
 	for _, want := range []string{"42", "43"} {
@@ -66,5 +67,46 @@ func TestServe(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// S26: profiles are served if asked for, and for a minute at most; a web page whose name leads
+// to this machine reads nothing.
+func TestWhoIsServed(t *testing.T) {
+	none := func() []Metric { return nil }
+	for _, test := range []struct {
+		name     string
+		profiles bool
+		to       string // the address of the listener
+		host     string
+		path     string
+		want     int
+	}{
+		{"figures", false, "127.0.0.1", "127.0.0.1:9090", "/metrics", 200},
+		{"by name", false, "127.0.0.1", "localhost:9090", "/metrics", 200},
+		{"IPv6", false, "::1", "[::1]:9090", "/metrics", 200},
+		{"no port", false, "::1", "[::1]", "/metrics", 200},
+		{"rebinding", false, "127.0.0.1", "evil.example:9090", "/metrics", 403},
+		{"rebinding, profiles", true, "::1", "evil.example", "/debug/pprof/heap", 403},
+		{"like localhost", false, "127.0.0.1", "localhost.evil.example", "/metrics", 403},
+		{"like an address", false, "127.0.0.1", "127.0.0.1.evil.example:9090", "/metrics", 403},
+		{"public address", false, "192.0.2.1", "node.example:9090", "/metrics", 200},
+		{"no profiles", false, "127.0.0.1", "127.0.0.1:9090", "/debug/pprof/", 404},
+		{"no command line", false, "127.0.0.1", "127.0.0.1:9090", "/debug/pprof/cmdline", 404},
+		{"profiles", true, "127.0.0.1", "127.0.0.1:9090", "/debug/pprof/heap", 200},
+		{"long", true, "127.0.0.1", "127.0.0.1:9090", "/debug/pprof/trace?seconds=3600", 400},
+		{"long, of the index", true, "127.0.0.1", "127.0.0.1:9090", "/debug/pprof/heap?seconds=61", 400},
+		{"no number", true, "127.0.0.1", "127.0.0.1:9090", "/debug/pprof/profile?seconds=x", 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodGet, test.path, nil)
+			r.Host = test.host
+			local := &net.TCPAddr{IP: net.ParseIP(test.to), Port: 9090}
+			w := httptest.NewRecorder()
+			Handler(Options{Gather: none, Profiles: test.profiles}).ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(local))))
+			if w.Code != test.want {
+				t.Errorf("%d %.60q, want %d", w.Code, w.Body, test.want)
+			}
+		})
 	}
 }

@@ -29,8 +29,10 @@ type Config struct {
 	// TLS takes the place of the files. Its protocols and its least version
 	// are set by the server.
 	TLS *tls.Config
-	// MetricsAddr is the TCP address for Prometheus and profiles; empty means none.
+	// MetricsAddr is the TCP address for Prometheus; empty means none.
 	MetricsAddr string
+	// Profiles serves profiles of the process there too.
+	Profiles bool
 	// Dev allows plain HTTP, lets everybody in if Access says nothing, and
 	// turns the limits off that are not set.
 	Dev bool

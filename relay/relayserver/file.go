@@ -23,6 +23,7 @@ type file struct {
 
 	EnableMetrics   *bool  `toml:"enable_metrics"`
 	MetricsBindAddr string `toml:"metrics_bind_addr"`
+	EnableProfiles  bool   `toml:"enable_profiles"`
 
 	RequireChallenge bool   `toml:"require_challenge"`
 	LoginsFile       string `toml:"logins_file"`
@@ -89,7 +90,7 @@ func (f *file) config() (Config, error) {
 		return Config{}, errors.New("enable_relay = false leaves nothing to do")
 	}
 	cfg := Config{
-		Hosts: f.Hosts, STUNAddr: f.STUNBindAddr, MetricsAddr: f.MetricsBindAddr,
+		Hosts: f.Hosts, STUNAddr: f.STUNBindAddr, MetricsAddr: f.MetricsBindAddr, Profiles: f.EnableProfiles,
 		RequireChallenge: f.RequireChallenge, LoginsFile: f.LoginsFile, Limits: f.Limits.limits(),
 	}
 	if f.EnableSTUN != nil && !*f.EnableSTUN {

@@ -212,7 +212,9 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error { return s.serveHTTP(ctx, s.limit(captive), s.captiveHandler()) })
 	}
 	if metricsAt != nil {
-		group.Go(func() error { return metrics.Serve(ctx, metricsAt, s.Metrics) })
+		group.Go(func() error {
+			return metrics.Serve(ctx, metricsAt, metrics.Options{Gather: s.Metrics, Profiles: s.cfg.Profiles})
+		})
 	}
 	if s.acme != nil {
 		group.Go(func() error { webserver.Fetch(s.shutdown, s.acme, s.cfg.ACME.Hosts, s.logger); return nil })
