@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/magicsock"
+	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
 // Stateless resets leave to one node at most so often (S4). Only nodes that are
@@ -24,11 +25,14 @@ const (
 //
 // A reset looks like any short packet, on purpose (RFC 9000 10.3). It is told
 // apart by what quic-go hands down beside it: packets of connections come with
-// a segment size, resets with nothing.
+// a segment size or an ECN field, resets with nothing.
 type resetGuard struct {
 	*magicsock.PacketConn
+	// marks says that packets of connections were seen to have an ECN field beside them, as
+	// all have then, on every path.
+	marks atomic.Bool
 	// plain are the nodes with connections that do not use segmentation offload:
-	// for them resets cannot be told apart, and pass.
+	// without ECN resets to them cannot be told apart, and pass.
 	plain plainNodes
 
 	sent, dropped atomic.Uint64
@@ -37,7 +41,10 @@ type resetGuard struct {
 
 // WriteMsgUDP drops a reset that is one too many.
 func (g *resetGuard) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && !g.plain.has(addr.AddrPort().Addr()) {
+	if len(oob) > 0 && !g.marks.Load() && udpconn.ParseControl(oob).TOS != 0 { // quic-go begins with ECT(0)
+		g.marks.Store(true)
+	}
+	if len(b) == resetLen && len(oob) == 0 && b[0]&0xc0 == 0x40 && (g.marks.Load() || !g.plain.has(addr.AddrPort().Addr())) {
 		if !g.rate.allow(time.Now(), addr.AddrPort().Addr()) {
 			g.dropped.Add(1)
 			return len(b), 0, nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
+	"github.com/nodetun/nodetun/magicsock/udpconn"
 )
 
 // The salt of tests: kept over a restart.
@@ -160,6 +161,33 @@ func TestResetRateOfNode(t *testing.T) {
 	}
 	if sent := g.sent.Load(); sent > 2*resetsPerSecond { // a second may end meanwhile
 		t.Errorf("%d resets sent at once", sent)
+	}
+}
+
+// S4: resets are limited for a node without segmentation offload too, once ECN tells them apart.
+func TestResetRateOfPlainNode(t *testing.T) {
+	a, b := start(t, loopback()), start(t, loopback())
+	g := &resetGuard{PacketConn: a.Socket().PacketConn()}
+	to := a.Socket().MappedAddr(b.NodeID())
+	g.plain.add(to.AddrPort().Addr(), 1)
+	resets := func() uint64 {
+		for range 10 * resetsPerSecond {
+			reset := randomBytes(resetLen)
+			reset[0] = 0x41
+			if _, _, err := g.WriteMsgUDP(reset, nil, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return g.dropped.Load()
+	}
+	if n := resets(); n != 0 {
+		t.Fatalf("%d packets dropped that may be a connection's", n)
+	}
+	if _, _, err := g.WriteMsgUDP(randomBytes(100), udpconn.AppendTOS(nil, 2, true), to); err != nil {
+		t.Fatal(err)
+	}
+	if n := resets(); n < 8*resetsPerSecond { // a second may end meanwhile
+		t.Errorf("%d of %d resets dropped", n, 10*resetsPerSecond)
 	}
 }
 

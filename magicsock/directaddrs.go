@@ -104,9 +104,9 @@ func (b *addrBook) update() {
 
 // tellOwn tells the node map, which refuses them for others (S9).
 func (b *addrBook) tellOwn() {
-	own := b.own()
+	own, host := b.own(), b.host()
 	b.c.log.Debug("direct addresses", "addrs", b.list())
-	b.c.perform(b.c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.SetOwnAddrs(time.Now(), own) }))
+	b.c.perform(b.c.paths.do(func(m *nodemap.Map) []nodemap.Action { return m.SetOwnAddrs(time.Now(), own, host) }))
 }
 
 func (b *addrBook) tellHome() {
@@ -133,6 +133,16 @@ func (b *addrBook) listLocked() []DirectAddr {
 		if !slices.ContainsFunc(list, func(e DirectAddr) bool { return e.Addr == d.Addr }) {
 			list = append(list, d)
 		}
+	}
+	return list
+}
+
+// host is the addresses of this host's interfaces.
+func (b *addrBook) host() (list []netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, d := range b.local {
+		list = append(list, d.Addr.Addr().Unmap())
 	}
 	return list
 }

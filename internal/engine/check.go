@@ -119,7 +119,7 @@ func (p *peer) denied(s *session, ip []byte, info *packet.Info, now time.Time) {
 	p.logDenied(ruleText(info.Proto, info.DstPort), now)
 }
 
-// denialLogInterval keeps a peer from filling the log.
+// denialLogInterval keeps a peer from filling the log, by one kind of event.
 const denialLogInterval = 10 * time.Second
 
 func (p *peer) logDenied(rule string, now time.Time) {

@@ -36,7 +36,8 @@ type peer struct {
 	rx, tx atomic.Uint64 // payload bytes: IP packets, and bytes of TCP flows
 	// lastSeen is when something of the peer last arrived, in Unix nanoseconds.
 	lastSeen atomic.Int64
-	denials  rate
+	denials  rate // of what is logged about its packets, faults about its protocol
+	faults   rate
 	crowded  rate
 	asked    question // whether it lives
 	guard    guard

@@ -307,7 +307,9 @@ func (s *session) goodbye(code wire.CloseCode, reason string) { s.close(code, re
 // violation closes the connection because the peer broke the protocol.
 func (s *session) violation(err error) {
 	s.close(wire.CloseProtocol, identity.Clean(err.Error(), 120))
-	s.peer.engine.log.Warn("a peer broke the protocol", "peer", s.peer.id, "err", identity.Clean(err.Error(), 200))
+	if p := s.peer; p.faults.allow(time.Now(), denialLogInterval) { // it may come back at once
+		p.engine.log.Warn("a peer broke the protocol", "peer", p.id, "err", identity.Clean(err.Error(), 200))
+	}
 }
 
 // retire closes a replaced session once the winner has proved that it works

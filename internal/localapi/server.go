@@ -35,6 +35,9 @@ type Server struct {
 	http *http.Server
 	// questions that wait for an answer: a chan bool by the ID.
 	questions sync.Map
+	crowd     crowd
+	// looking holds one token while a netcheck runs: it costs packets and seconds.
+	looking chan struct{}
 }
 
 // NewServer makes a server; it starts nothing.
@@ -48,10 +51,11 @@ func NewServer(cfg ServerConfig) *Server {
 			cfg.gid = gid
 		}
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, looking: make(chan struct{}, 1)}
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ConnContext:       s.identify,
+		ConnState:         s.crowd.watch,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -101,6 +105,9 @@ func (s *Server) identify(ctx context.Context, conn net.Conn) context.Context {
 			s.cfg.Logger.Warn("control socket: who asks is not known", "err", err)
 		}
 	}
+	if level != accessAll && !s.crowd.enter(conn) {
+		_ = conn.Close()
+	}
 	return context.WithValue(ctx, accessKey{}, level)
 }
 
@@ -126,7 +133,13 @@ func (s *Server) routes() http.Handler {
 	read("GET /v1/lookup", func(r *http.Request) (any, error) { return b.Lookup(r.Context(), r.FormValue("node")) })
 	read("GET /v1/hosts", func(r *http.Request) (any, error) { return b.Hosts(r.Context()) })
 	mux.Handle("GET /v1/netcheck", s.allowed(accessRead, stream(s, func(r *http.Request, steps steps) (Netcheck, error) {
-		return b.Netcheck(r.Context(), steps.progress)
+		select {
+		case s.looking <- struct{}{}:
+			defer func() { <-s.looking }()
+			return b.Netcheck(r.Context(), steps.progress)
+		case <-r.Context().Done():
+			return Netcheck{}, r.Context().Err()
+		}
 	})))
 	trust("POST /v1/invite", with(b.Invite))
 	mux.Handle("POST /v1/join", s.allowed(accessAll, stream(s, func(r *http.Request, steps steps) (JoinResult, error) {

@@ -193,7 +193,7 @@ func (z *fuzzed) rare(id identity.NodeID, a, b byte) {
 	case 1:
 		z.take(z.m.Established(z.now, id))
 	case 2:
-		z.take(z.m.SetOwnAddrs(z.now, z.addrs(a%3)))
+		z.take(z.m.SetOwnAddrs(z.now, z.addrs(a%3), nil))
 	case 3:
 		z.take(z.m.Ping(z.now, id))
 	case 4:

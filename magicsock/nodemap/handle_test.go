@@ -241,7 +241,7 @@ func TestForgedPingsAreGivenUp(t *testing.T) {
 func TestPingFromSelfAndBadSources(t *testing.T) {
 	w := newWorld(t, nil)
 	own := netip.MustParseAddrPort("192.0.2.1:1")
-	w.m.SetOwnAddrs(w.now, []netip.AddrPort{own})
+	w.m.SetOwnAddrs(w.now, []netip.AddrPort{own}, nil)
 	w.m.SetTunPrefixes(w.now, []netip.Prefix{netip.MustParsePrefix("100.100.0.0/16")})
 	for name, acts := range map[string][]Action{
 		"self":                   w.ping(self, bobUDP, 124),
@@ -384,7 +384,7 @@ func TestAddErrors(t *testing.T) {
 	if _, err := w.m.Add(w.now, identity.NodeAddr{ID: self, Direct: []netip.AddrPort{bobUDP}}, SourceApp); err != ErrSelf {
 		t.Errorf("self: %v", err)
 	}
-	w.m.SetOwnAddrs(w.now, []netip.AddrPort{bobUDP})
+	w.m.SetOwnAddrs(w.now, []netip.AddrPort{bobUDP}, nil)
 	if _, err := w.m.Add(w.now, identity.NodeAddr{ID: bob, Direct: []netip.AddrPort{bobUDP}}, SourceApp); err != ErrNoAddresses {
 		t.Errorf("own address only: %v", err)
 	}

@@ -23,8 +23,9 @@ func numberedAddr(i int) netip.AddrPort {
 // The filter of S9: what a hostile address list may not make us ping.
 func TestFilter(t *testing.T) {
 	f := Filter{
-		Own: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:41820"), netip.MustParseAddrPort("[2001:db8::1]:41820")},
-		TUN: []netip.Prefix{netip.MustParsePrefix("100.100.0.0/16"), netip.MustParsePrefix("fd6e:6f64:6574::/48")},
+		Own:  []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:41820"), netip.MustParseAddrPort("[2001:db8::1]:41820")},
+		Host: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		TUN:  []netip.Prefix{netip.MustParsePrefix("100.100.0.0/16"), netip.MustParsePrefix("fd6e:6f64:6574::/48")},
 	}
 	for _, test := range []struct {
 		addr       string
@@ -35,8 +36,11 @@ func TestFilter(t *testing.T) {
 		{"[2001:db8::2]:41820", true, true},
 		{"[fd00::2]:1", true, true},
 		{"[::ffff:198.51.100.2]:41820", true, true},
-		{"169.254.1.1:5", true, true}, // dropped by Select when there is anything else
-		{"192.0.2.1:41821", true, true},
+		{"169.254.169.254:53", false, true},
+		{"192.0.2.1:41821", true, true}, // another node on this host
+		{"192.0.2.1:53", false, true},
+		{"[2001:db8::1]:123", false, true},
+		{"192.0.2.2:53", true, true},
 		{"127.0.0.1:5", false, true},
 		{"[::1]:5", false, true},
 		{"[::ffff:127.0.0.1]:5", false, true},
@@ -67,6 +71,11 @@ func TestFilter(t *testing.T) {
 	}
 	if f.Acceptable(netip.AddrPort{}, SourceUDP) {
 		t.Error("the zero address")
+	}
+	// A host with nothing but link-local addresses talks with others like it.
+	f.Host = []netip.Addr{netip.MustParseAddr("169.254.7.7")}
+	if !f.Acceptable(netip.MustParseAddrPort("169.254.1.1:5"), SourceRelay) {
+		t.Error("link-local although this host has nothing else")
 	}
 	f.Loopback = true
 	if !f.Acceptable(netip.MustParseAddrPort("127.0.0.1:5"), SourceApp) {

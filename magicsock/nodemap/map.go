@@ -266,10 +266,12 @@ func (m *Map) Acceptable(a netip.AddrPort, source Source) bool {
 	return m.filter.Acceptable(a, source)
 }
 
-// SetOwnAddrs tells the direct addresses of this node. They are taken away from
-// all nodes, and those that are looking for a direct path are told new ones.
-func (m *Map) SetOwnAddrs(now time.Time, addrs []netip.AddrPort) []Action {
+// SetOwnAddrs tells the direct addresses of this node, and which of them are of interfaces of
+// this host. They are taken away from all nodes, and those that are looking for a direct path
+// are told new ones.
+func (m *Map) SetOwnAddrs(now time.Time, addrs []netip.AddrPort, host []netip.Addr) []Action {
 	m.begin()
+	m.filter.Host = slices.Clone(host)
 	before := m.filter.Own
 	m.filter.Own = m.filter.Own[:0:0]
 	for _, a := range addrs {

@@ -68,13 +68,13 @@ func TestScenarioNewOwnAddress(t *testing.T) {
 	clear(a.opened)
 	s.run(time.Second)
 	wantConn(t, a, b, ConnMixed)
-	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local}))
+	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local}, nil))
 	s.run(time.Second)
 	wantConn(t, a, b, ConnDirect)
 	wantConn(t, b, a, ConnDirect)
 	calls := a.count(SendCallMeMaybe)
-	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local, netip.MustParseAddrPort("192.0.2.77:1")}))
-	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local}))
+	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local, netip.MustParseAddrPort("192.0.2.77:1")}, nil))
+	a.do(a.m.SetOwnAddrs(s.now, []netip.AddrPort{a.local}, nil))
 	if n := a.count(SendCallMeMaybe); n != calls {
 		t.Errorf("%d call-me-maybes although the path is direct", n-calls)
 	}

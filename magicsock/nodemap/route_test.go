@@ -269,7 +269,7 @@ func TestOwnAddressIsTakenAway(t *testing.T) {
 	w := newWorld(t, nil)
 	w.add(bob, relayA, bobUDP)
 	w.direct(bob, bobUDP)
-	w.m.SetOwnAddrs(w.now, []netip.AddrPort{bobUDP})
+	w.m.SetOwnAddrs(w.now, []netip.AddrPort{bobUDP}, nil)
 	if r, _ := w.route(bob); r.UDP.IsValid() || r.Relay.IsZero() {
 		t.Errorf("route %+v, want the relay, which stays known", r)
 	}

@@ -150,7 +150,7 @@ func TestScenarioRoaming(t *testing.T) {
 		s.run(5 * time.Second)
 		moved := s.now
 		b.local = netip.MustParseAddrPort("203.0.113.7:5000")
-		b.do(b.m.SetOwnAddrs(s.now, []netip.AddrPort{b.local}))
+		b.do(b.m.SetOwnAddrs(s.now, []netip.AddrPort{b.local}, nil))
 		b.do(b.m.NetworkChanged(s.now))
 		s.run(3 * time.Second)
 		if g := b.gap(moved, s.now); g > time.Second {

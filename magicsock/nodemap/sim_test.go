@@ -134,7 +134,7 @@ func (s *sim) node(b byte, local string) *simNode {
 		payload: 1200, opened: map[netip.AddrPort]time.Time{}, got: map[int]time.Time{}, sentAt: map[int]time.Time{},
 	}
 	n.m = New(Config{Self: n.id, NewTxID: txIDs(b), Peer: func(identity.NodeID) bool { return true }})
-	n.m.SetOwnAddrs(s.now, []netip.AddrPort{n.local})
+	n.m.SetOwnAddrs(s.now, []netip.AddrPort{n.local}, nil)
 	s.nodes = append(s.nodes, n)
 	return n
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nodetun/nodetun/identity"
@@ -54,6 +55,9 @@ type guard struct {
 	client *http.Client
 	asking chan struct{} // holds a token for each question that is open
 	logger *slog.Logger
+
+	mu     sync.Mutex // guards warned
+	warned time.Time
 }
 
 func newGuard(a Access, logger *slog.Logger) *guard {
@@ -107,7 +111,7 @@ func (g *guard) ask(ctx context.Context, id identity.NodeID) bool {
 	case g.asking <- struct{}{}:
 		defer func() { <-g.asking }()
 	default:
-		g.logger.Warn("relay access: too many questions are open, a node is not let in")
+		g.warn("relay access: too many questions are open, a node is not let in", nil)
 		return false
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, g.URL, http.NoBody)
@@ -120,13 +124,29 @@ func (g *guard) ask(ctx context.Context, id identity.NodeID) bool {
 	}
 	response, err := g.client.Do(request)
 	if err != nil {
-		g.logger.Warn("relay access: the server that decides does not answer", "error", err)
+		g.warn("relay access: the server that decides does not answer", err)
 		return false
 	}
 	defer response.Body.Close()
 	const yes = "true"
 	body, err := io.ReadAll(io.LimitReader(response.Body, int64(len(yes)+1)))
 	return err == nil && response.StatusCode == http.StatusOK && string(body) == yes
+}
+
+// warnEvery is how often what keeps nodes out is logged: each login meets it.
+const warnEvery = 10 * time.Second
+
+func (g *guard) warn(what string, err error) {
+	now := time.Now()
+	g.mu.Lock()
+	may := now.Sub(g.warned) >= warnEvery
+	if may {
+		g.warned = now
+	}
+	g.mu.Unlock()
+	if may {
+		g.logger.Warn(what, "error", err)
+	}
 }
 
 func (g *guard) close() { g.client.CloseIdleConnections() }

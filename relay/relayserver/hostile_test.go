@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/nodetun/nodetun/internal/webserver/webservertest"
 	"github.com/nodetun/nodetun/relay"
 )
@@ -266,5 +268,81 @@ func TestFailedLogins(t *testing.T) {
 	}
 	if c := s.Counters(); c.LoginFailures != logins || c.Accepts != 2 || c.Clients != 2 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A body that comes slowly, and requests one after the other, hold a connection no longer than
+// a login may take.
+func TestSlowBodies(t *testing.T) {
+	const slow = "POST / HTTP/1.1\r\nHost: relay\r\nContent-Length: 1000\r\n\r\n"
+	const quick = "GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n"
+	for name, requests := range map[string][]string{
+		"body": {slow}, "chunks": {"POST / HTTP/1.1\r\nHost: relay\r\nTransfer-Encoding: chunked\r\n\r\n"},
+		"letters":  append([]string{slow}, strings.Split(strings.Repeat("x ", 900), " ")...),
+		"requests": strings.Split(strings.Repeat(quick+"|", 100), "|"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn := served(t, Config{Dev: true})()
+				begin := time.Now()
+				var writing sync.WaitGroup
+				writing.Go(func() {
+					for _, text := range requests {
+						if _, err := io.WriteString(conn, text); err != nil {
+							return
+						}
+						time.Sleep(500 * time.Millisecond)
+					}
+				})
+				_, err := io.Copy(io.Discard, conn)
+				if took := time.Since(begin); took > loginTimeout+time.Second {
+					t.Errorf("closed after %v, %v", took, err)
+				}
+				_ = conn.Close()
+				writing.Wait()
+			})
+		})
+	}
+}
+
+// S26: whatever a client sends is paid for, also what makes no frame.
+func TestEveryByteCounts(t *testing.T) {
+	const rate = 1 << 20 // bytes a second, and as many at once
+	for name, flood := range map[string]func(ctx context.Context, ws *websocket.Conn) (int, error){
+		"text": func(ctx context.Context, ws *websocket.Conn) (int, error) {
+			return 32 << 10, ws.Write(ctx, websocket.MessageText, make([]byte, 32<<10))
+		},
+		"odd frames": func(ctx context.Context, ws *websocket.Conn) (int, error) {
+			frame := relay.AppendHealth(nil, strings.Repeat("x", 16<<10))
+			return len(frame), ws.Write(ctx, websocket.MessageBinary, relay.Message(frame))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dial := served(t, Config{Dev: true, Limits: Limits{ReceivePerClient: rate, ReceiveBurst: rate}})
+				client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(), nil }}}
+				defer client.CloseIdleConnections()
+				ctx := t.Context()
+				ws, _, err := websocket.Dial(ctx, "ws://relay/relay", &websocket.DialOptions{HTTPClient: client})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer ws.CloseNow()
+				if err := ws.Write(ctx, websocket.MessageBinary, relay.Message(relay.AppendClientInfo(nil, newKey()))); err != nil {
+					t.Fatal(err)
+				}
+				begin, sent := time.Now(), 0
+				for sent < 6*rate {
+					n, err := flood(ctx, ws)
+					if err != nil {
+						t.Fatal(err)
+					}
+					sent += n
+				}
+				if took := time.Since(begin); took < 4*time.Second || took > 6*time.Second {
+					t.Errorf("%d bytes were read within %v", sent, took)
+				}
+			})
+		})
 	}
 }
