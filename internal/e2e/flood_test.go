@@ -172,7 +172,7 @@ func attack(i int, real [][]byte) ([]byte, *unix.SockaddrInet4) {
 	from, to := peer, victim
 	noise := make([]byte, 1+mrand.IntN(1400))
 	_, _ = rand.Read(noise)
-	switch i % 10 {
+	switch i % 12 {
 	case 0: // again, as it was
 	case 1: // again, from elsewhere
 		from = other
@@ -189,11 +189,29 @@ func attack(i int, real [][]byte) ([]byte, *unix.SockaddrInet4) {
 	case 7: // disco of a stranger
 		body = append([]byte("TS\xf0\x9f\x92\xac"), noise...)
 	case 8: // half a packet
-		body = append([]byte{0x30 + byte(i/10%2)}, noise...)
-	case 9: // a router's announcement: RFC 6886 3.2.1
+		body = append([]byte{0x30 + byte(i/12%2)}, noise...)
+	case 9: // the begin of a handshake that never goes on, as if the peer sent it
+		body = initial(noise)
+	case 10: // and from elsewhere
+		body, from = initial(noise), other
+	case 11: // a router's announcement: RFC 6886 3.2.1
 		body, from, to = append([]byte{0, 128, 0, 0}, noise[:min(len(noise), 8)]...), other, netip.MustParseAddrPort("224.0.0.1:5350")
 	}
 	return datagram(from, to, body), &unix.SockaddrInet4{Addr: to.Addr().As4()}
+}
+
+// initial is a QUIC Initial (RFC 9000 17.2.2) with another connection id each time; what it
+// carries does not open.
+func initial(noise []byte) []byte {
+	const size, ids = 1200, 8
+	b := make([]byte, size)
+	_, _ = rand.Read(b)
+	b[0] = 0xc3
+	binary.BigEndian.PutUint32(b[1:], 1) // version
+	b[5], b[6+ids], b[7+2*ids] = ids, ids, 0
+	binary.BigEndian.PutUint16(b[8+2*ids:], 1<<14|(size-10-2*ids))
+	copy(b[30:], noise)
+	return b
 }
 
 // datagram puts an IPv4 and a UDP header, without checksum, before a payload.

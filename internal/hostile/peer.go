@@ -82,6 +82,55 @@ func (p *Peer) flows(ctx context.Context, conn *endpoint.Connection, port uint16
 	return streams, nil
 }
 
+// ping waits for the answer to a ping, behind all that was sent before it.
+func (p *Peer) ping(ctx context.Context, conn *endpoint.Connection) error {
+	nonce := p.Rand.Uint64()
+	for {
+		if err := conn.SendDatagram(wire.AppendPing(nil, wire.KindPing, nonce, 0)); err != nil {
+			return err
+		}
+		again, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		for {
+			frame, err := conn.ReceiveDatagram(again)
+			if err != nil {
+				break
+			}
+			if kind, got, _, err := wire.ParsePing(frame); err == nil && kind == wire.KindPong && got == nonce {
+				cancel()
+				return nil
+			}
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := context.Cause(conn.Context()); err != nil {
+			return err
+		}
+	}
+}
+
+// Send sends IP packets through the tunnel, as they are, and waits until the target has seen
+// them.
+func Send(packets [][]byte) Attack {
+	return func(ctx context.Context, p *Peer) error {
+		conn, err := p.connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(0, "")
+		if err := p.ping(ctx, conn); err != nil {
+			return err
+		}
+		for _, ip := range packets {
+			if err := conn.SendDatagram(append([]byte{wire.KindWhole}, ip...)); err != nil {
+				return err
+			}
+		}
+		return p.ping(ctx, conn)
+	}
+}
+
 // Unread sends frames of so many bytes on flows to a port whose program reads nothing.
 func Unread(port uint16, flows, frame int) Attack {
 	return func(ctx context.Context, p *Peer) error {

@@ -5,20 +5,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nodetun/nodetun/endpoint"
-	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/hosttest"
 	"github.com/nodetun/nodetun/internal/nstest"
-	"github.com/nodetun/nodetun/internal/wire"
-	"github.com/nodetun/nodetun/magicsock"
 )
 
 var (
@@ -46,40 +41,20 @@ const (
 // A peer that is allowed everything fills windows with frames that cost much, or reads
 // nothing: the victim's memory is bounded, and the connection of another peer goes on.
 func TestNetnsPeer(t *testing.T) {
-	victim, other := hosttest.New(t, "v"), hosttest.New(t, "o")
+	victim, other, eve := hosttest.New(t, "v"), hosttest.New(t, "o"), newAttacker(t)
 	network := hosttest.NewInternet(t)
 	addrs := map[*hosttest.Host]string{}
 	for _, h := range []*hosttest.Host{victim, other} {
 		addrs[h], _, _ = strings.Cut(network.Join(t, h).Addr, "/")
 	}
+	eve.join(t, network)
 	hosttest.Befriend(t, victim, addrs[victim]+":"+peerPort, other, addrs[other]+":"+peerPort, "--allow", "all")
-	key := identity.GenerateSecretKey()
-	victim.Nodetun(t, "peer", "add", key.NodeID().String(), "--name", "eve", "--allow", "all")
+	victim.Nodetun(t, "peer", "add", eve.key.NodeID().String(), "--name", "eve", "--allow", "all")
 	victim.Start(t, "--relay", "none", "--discovery", "none", "--dns", "none")
 	other.Start(t, "--relay", "none", "--discovery", "none", "--dns", "none")
 	other.AwaitPath(t, 10*time.Second, "direct")
-	id, err := identity.ParseNodeID(victim.ID(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	eve.attacks(t, victim, addrs[victim])
 	serve(t, victim)
-
-	attacker := hosttest.New(t, "eve")
-	network.Join(t, attacker)
-	var node *endpoint.Endpoint
-	attacker.NS.Do(t, func() {
-		if node, err = endpoint.New(endpoint.Config{
-			Socket:       magicsock.Config{Key: key, NoPortmap: true, Bind4: netip.MustParseAddrPort("0.0.0.0:0")},
-			SessionALPNs: []string{wire.ALPN},
-		}); err != nil {
-			t.Fatal(err)
-		}
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	running := make(chan error, 1)
-	go func() { running <- node.Run(ctx) }()
-	defer func() { cancel(); <-running }()
-	target := identity.NodeAddr{ID: id, Direct: []netip.AddrPort{netip.MustParseAddrPort(addrs[victim] + ":" + peerPort)}}
 
 	gaps := listen(t, other, echoPort)
 	for i, tc := range []struct {
@@ -97,7 +72,7 @@ func TestNetnsPeer(t *testing.T) {
 			gaps() // those before
 			ctx, cancel := context.WithTimeout(t.Context(), *lasts)
 			defer cancel()
-			err := tc.attack(ctx, &Peer{Endpoint: node, Target: target, Rand: rand.New(rand.NewPCG(*seed, uint64(i)))})
+			err := tc.attack(ctx, eve.peer(uint64(i)))
 			if err != nil && ctx.Err() == nil {
 				if _, closed := endpoint.Cause(err); !closed {
 					t.Fatal(err)
