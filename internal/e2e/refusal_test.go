@@ -407,6 +407,7 @@ func TestNetnsBrokenStarts(t *testing.T) {
 	a.ID(t)
 	state := filepath.Join(a.Dir, "state")
 	keyFile, peersFile := filepath.Join(state, "secret.key"), filepath.Join(state, "peers.toml")
+	settingsFile := filepath.Join(a.Dir, "nodetun.toml")
 	key, err := os.ReadFile(keyFile)
 	if err != nil {
 		t.Fatal(err)
@@ -420,6 +421,11 @@ func TestNetnsBrokenStarts(t *testing.T) {
 		{"broken key", func(t *testing.T) { replace(t, keyFile, []byte("not a key\n"), 0o600) }, "secret.key"},
 		{"key that others can read", func(t *testing.T) { replace(t, keyFile, key, 0o644) }, "secret.key"},
 		{"broken peers", func(t *testing.T) { replace(t, peersFile, []byte("[[peer]\nid = 1\n"), 0o600) }, "peers.toml"},
+		{"peers that others may write", func(t *testing.T) { replace(t, peersFile, nil, 0o666) }, "peers.toml: others can change it (try: chmod go-w "},
+		{"peers of another user", func(t *testing.T) { give(t, peersFile) }, "peers.toml: it belongs to user "},
+		{"key of another user", func(t *testing.T) { give(t, keyFile) }, "secret.key: it belongs to user "},
+		{"settings that others may write", func(t *testing.T) { replace(t, settingsFile, nil, 0o664) }, "nodetun.toml: others can change it"},
+		{"state directory of another user", func(t *testing.T) { give(t, state) }, "state: it belongs to user "},
 		{"port in use", func(t *testing.T) {
 			a.Spawn(t, "nc", "-u", "-l", "0.0.0.0", "41820")
 			hosttest.Eventually(t, 5*time.Second, "nc listens", func() error {
@@ -472,6 +478,50 @@ func TestNetnsCannotStart(t *testing.T) {
 	}
 	if after := hostState(t, a); after != before {
 		t.Errorf("left behind:\n%s\nwant:\n%s", after, before)
+	}
+}
+
+// give makes a file another user's for one test; one that is not there is made.
+func give(t *testing.T, path string) {
+	t.Helper()
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		replace(t, path, nil, 0o600)
+	}
+	const other = 65534
+	if err := os.Chown(path, other, -1); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chown(path, os.Geteuid(), -1) })
+}
+
+// S5: the secrets of connections go to the file that the hidden flag names, which is its
+// owner's alone, and nowhere because of the environment.
+func TestNetnsKeyLog(t *testing.T) {
+	a, b := pairStopped(t)
+	byEnvironment, byFlag, open := filepath.Join(a.Dir, "env"), filepath.Join(a.Dir, "flag"), filepath.Join(a.Dir, "open")
+	if err := errors.Join(os.WriteFile(open, nil, 0o644), os.Chmod(open, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	out, code := a.Try(t, "up", "--relay", "none", "--keylog", open)
+	if code != 2 || !strings.Contains(out, "others can read the secrets") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	if help := a.Nodetun(t, "up", "--help"); strings.Contains(help, "keylog") {
+		t.Error("the flag is not hidden")
+	}
+	t.Setenv("SSLKEYLOGFILE", byEnvironment)
+	a.Start(t, "--relay", "none", "--keylog", byFlag)
+	b.Start(t, "--relay", "none")
+	a.Nodetun(t, "ping", "bob", "-c", "1")
+	secrets, err := os.ReadFile(byFlag)
+	if err != nil || !strings.Contains(string(secrets), "CLIENT_TRAFFIC_SECRET_0 ") {
+		t.Errorf("%q, %v", secrets, err)
+	}
+	if info, err := os.Stat(byFlag); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if _, err := os.Stat(byEnvironment); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("secrets are written because of the environment: %v", err)
 	}
 }
 

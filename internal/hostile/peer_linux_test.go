@@ -55,6 +55,7 @@ func TestNetnsPeer(t *testing.T) {
 	other.AwaitPath(t, 10*time.Second, "direct")
 	eve.attacks(t, victim, addrs[victim])
 	serve(t, victim)
+	load(t, victim, other)
 
 	gaps := listen(t, other, echoPort)
 	for i, tc := range []struct {

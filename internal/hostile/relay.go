@@ -21,6 +21,9 @@ import (
 // to its clients: it has their packets, their keys and their attention. It speaks version 3 of
 // the protocol over plain HTTP.
 type Relay struct {
+	// Each is how long one attack goes on, at the most.
+	Each time.Duration
+
 	mu       sync.Mutex // guards the fields below
 	rand     *rand.Rand
 	clients  map[identity.NodeID]*relayClient
@@ -39,7 +42,7 @@ const maxRecorded = 512
 // NewRelay makes a relay; what it does follows from the seed and from its clients.
 func NewRelay(seed uint64) *Relay {
 	return &Relay{
-		rand: rand.New(rand.NewPCG(seed, 0)), clients: make(map[identity.NodeID]*relayClient), done: make(map[string]int),
+		Each: time.Second, rand: rand.New(rand.NewPCG(seed, 0)), clients: make(map[identity.NodeID]*relayClient), done: make(map[string]int),
 	}
 }
 
@@ -290,7 +293,7 @@ func (c *relayClient) attack(ctx context.Context) {
 		c.relay.mu.Lock()
 		c.relay.done[a.name]++
 		c.relay.mu.Unlock()
-		for end := time.Now().Add(time.Duration(1+c.relay.roll(8)) * time.Second); time.Now().Before(end); {
+		for end := time.Now().Add(c.relay.Each * time.Duration(1+c.relay.roll(8)) / 8); time.Now().Before(end); {
 			if ctx.Err() != nil || a.do(c) != nil {
 				return
 			}

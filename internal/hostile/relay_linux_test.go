@@ -33,6 +33,7 @@ func TestNetnsRelay(t *testing.T) {
 		}
 	})
 	relay := NewRelay(*seed)
+	relay.Each = max(time.Second, *lasts/20)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); relay.Serve(ctx, listener) }()
