@@ -64,7 +64,8 @@ func run(program string, clients int, length time.Duration) error {
 	each := (idle - empty) / int64(clients)
 	fmt.Printf("%d clients connected in %.1f s; the relay takes %d MiB, %.1f KiB for each\n",
 		clients, time.Since(begin).Seconds(), idle>>20, float64(each)/1024)
-	return errors.Join(crowd.everyone(r, length), crowd.flood(r, length), check("memory of a client", each <= memoryLimit))
+	return errors.Join(crowd.everyone(r, length), crowd.flood(r, length), check("memory of a client", each <= memoryLimit),
+		slow(program, length), knock(program, length))
 }
 
 // check returns an error that names what did not hold.

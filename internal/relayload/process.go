@@ -17,8 +17,13 @@ type relayProcess struct {
 	cmd *exec.Cmd
 }
 
+// startRelay starts one without limits.
 func startRelay(program string) (*relayProcess, error) {
-	cmd := exec.Command(program, "relay", "--dev", "--addr", "127.0.0.1:0", "--stun-addr", "none")
+	return startRelayWith(program, "--dev", "--addr", "127.0.0.1:0", "--stun-addr", "none")
+}
+
+func startRelayWith(program string, args ...string) (*relayProcess, error) {
+	cmd := exec.Command(program, append([]string{"relay"}, args...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
