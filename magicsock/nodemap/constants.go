@@ -36,7 +36,8 @@ const (
 	paddedSize  = 1200             // UDP payload that a path must carry for QUIC
 	cutSize     = 740              // the same for halves of the largest packet
 	sizeStep    = 16               // the largest payload is searched for to so many bytes
-	sizeTries   = 2                // pings of one size before it counts as too large
+	sizeTries   = 2                // pings of one size before it counts as too large in a search
+	sizeDoubt   = 4                // the same before a path counts as small: one that loses packets is not
 	sizeInUse   = 4                // packets of one size before that size is in use: fewer are QUIC's own probes
 	sizeRetry   = 60 * time.Second // a limited path is tried with full packets again
 	openTime    = 10 * time.Second // an address not heard for so long may be behind a NAT that has closed

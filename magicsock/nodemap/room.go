@@ -12,7 +12,7 @@ import (
 // a live connection swallows them while all that is small arrives.
 //
 // While payload goes out in packets of more than 1200 bytes, a ping of their size
-// accompanies each ping that tests the path. Two of them unanswered, with an
+// accompanies each ping that tests the path. Four of them unanswered, with an
 // answer to a smaller one in between, set a limit, and a search by halves finds
 // the largest size that arrives. A path that answers small pings but none of 1200
 // bytes, or is in doubt, is searched in the same way if the node joins halves. Full size is tried
@@ -139,11 +139,15 @@ func (m *Map) roomLost(now time.Time, n *node, p *path) bool {
 	r.sent = time.Time{}
 	alive := !p.lastPong.Before(r.first)
 	switch r.lost++; {
-	case r.lost < sizeTries:
+	case r.lost < r.tries():
 		if !alive {
 			m.sendPing(now, n, p, 0) // to tell a small path from a dead one
 		}
 		m.sendRoom(now, n, p)
+		if r.lost == sizeTries { // in doubt: the rest at once, as waiting costs payload
+			m.sendRoom(now, n, p)
+			r.lost++
+		}
 		return false
 	case !alive: // dead, not small: that is for watch to find
 		r.high = 0
@@ -162,6 +166,14 @@ func (m *Map) roomLost(now time.Time, n *node, p *path) bool {
 		r.high = paddedSize
 	}
 	return true
+}
+
+// tries is how many pings of one size have to stay unanswered.
+func (r *room) tries() int {
+	if r.limit == 0 && r.high == 0 {
+		return sizeDoubt
+	}
+	return sizeTries
 }
 
 // askRoom begins to ask whether packets of that size arrive.

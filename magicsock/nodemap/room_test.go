@@ -1,6 +1,7 @@
 package nodemap
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -143,6 +144,28 @@ func TestRoomUnderLoss(t *testing.T) {
 	}
 	if limited > 6 {
 		t.Errorf("limited in %d of 300 s under 5 %% loss", limited)
+	}
+}
+
+// Random loss, which takes two and three pings in a row now and then, makes no small path.
+func TestRoomUnderRandomLoss(t *testing.T) {
+	for _, percent := range []int{1, 5} {
+		limited, seconds := 0, 0
+		for seed := range uint64(4) {
+			s, a, b, _ := wide(t, true, both)
+			r := rand.New(rand.NewPCG(seed, uint64(percent)))
+			s.drop = func(_, _ netip.AddrPort, size int) bool { return r.IntN(100) < percent }
+			a.stream(b, tick20, 300*time.Second)
+			for range 300 {
+				s.run(time.Second)
+				if seconds++; a.route1(b).Max != 0 {
+					limited++
+				}
+			}
+		}
+		if limited*1000 > seconds*5 {
+			t.Errorf("limited in %d of %d s under %d %% loss", limited, seconds, percent)
+		}
 	}
 }
 
