@@ -170,6 +170,13 @@ func (c *LimitedConn) CloseAfter(d time.Duration) {
 	c.late = time.AfterFunc(d, func() { _ = c.end() })
 }
 
+// CloseLater is CloseAfter once more, from now on.
+func (c *LimitedConn) CloseLater(d time.Duration) {
+	if c.Keep() && c.late != nil {
+		c.late.Reset(d)
+	}
+}
+
 // Keep takes CloseAfter back, and reports false if it is too late for that.
 func (c *LimitedConn) Keep() bool { return c.late == nil || c.late.Stop() }
 

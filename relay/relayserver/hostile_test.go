@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -92,10 +93,15 @@ func served(t *testing.T, cfg Config) (dial func() net.Conn) {
 	})
 	return func() net.Conn {
 		ours, theirs := net.Pipe()
-		source <- theirs
+		source <- fromLoopback{theirs}
 		return ours
 	}
 }
+
+// fromLoopback is a connection whose other end is on this host.
+type fromLoopback struct{ net.Conn }
+
+func (fromLoopback) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
 // pipes is a listener.
 type pipes chan net.Conn
@@ -303,6 +309,28 @@ func TestSlowBodies(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A proxy may keep connections for one client after the other: who comes by one that is old has
+// the whole time for the login.
+func TestLoginByOldConnectionOfProxy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := served(t, Config{Dev: true, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})()
+		r := rawOn(t, conn)
+		r.write([]byte("GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n"))
+		if answer, err := http.ReadResponse(r.br, nil); err != nil || answer.StatusCode != http.StatusOK {
+			t.Fatal(answer, err)
+		} else if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(loginTimeout - time.Second)
+		r.upgrade()
+		time.Sleep(loginTimeout - time.Second)
+		r.write(relay.AppendClientInfo(nil, newKey()))
+		r.sync()
+		time.Sleep(2 * loginTimeout)
+		r.sync()
+	})
 }
 
 // S26: whatever a client sends is paid for, also what makes no frame.

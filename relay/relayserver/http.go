@@ -139,6 +139,9 @@ func (s *Server) serveRelay(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		v.inTime = place.Keep
+		if s.proxies().Trust(webserver.AddrOf(place.RemoteAddr())) { // it may have been there for others
+			place.CloseLater(loginTimeout)
+		}
 	}
 	if s.proxies().Trust(webserver.AddrOf(remoteOf(r))) || len(s.cfg.TrustedProxies) > 0 && raw != nil && s.proxies().Trust(webserver.AddrOf(raw.RemoteAddr())) {
 		leave, ok := s.crowd.enter(v.addr)
