@@ -10,9 +10,16 @@ import (
 
 	"github.com/mdp/qrterminal/v3"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nodetun/nodetun/internal/localapi"
 )
+
+// registerGuest adds the flags of commands that make another machine a peer.
+func registerGuest(flags *pflag.FlagSet, name *string, allow *[]string) {
+	flags.StringVar(name, "name", "", "name of that machine here (default what it calls itself)")
+	flags.StringArrayVar(allow, "allow", nil, "what it may reach here (default \"tcp/22 icmp\")")
+}
 
 func (a *app) inviteCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -25,8 +32,7 @@ func (a *app) inviteCommand() *cobra.Command {
 	var r localapi.InviteRequest
 	var allow []string
 	var lasts string
-	cmd.Flags().StringVar(&r.Name, "name", "", "name of that machine here (default what it calls itself)")
-	cmd.Flags().StringArrayVar(&allow, "allow", nil, "what it may reach here (default \"tcp/22 icmp\")")
+	registerGuest(cmd.Flags(), &r.Name, &allow)
 	cmd.Flags().StringVar(&lasts, "for", "1h", "how long the line is good, such as 10m, 24h or 7d")
 	qr := cmd.Flags().Bool("qr", false, "draw it as a code to be scanned too")
 	cmd.RunE = read(a, func(ctx context.Context, b localapi.Backend, _ []string) (localapi.Invite, error) {
@@ -70,8 +76,7 @@ func (a *app) joinCommand() *cobra.Command {
 	}
 	var r localapi.JoinRequest
 	var allow []string
-	cmd.Flags().StringVar(&r.Name, "name", "", "name of that machine here (default what it calls itself)")
-	cmd.Flags().StringArrayVar(&allow, "allow", nil, "what it may reach here (default \"tcp/22 icmp\")")
+	registerGuest(cmd.Flags(), &r.Name, &allow)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r.Allow, r.Invite = allow, strings.Join(args, "") // chats break long lines
 		if args[0] == "-" {

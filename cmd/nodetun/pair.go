@@ -21,8 +21,7 @@ func (a *app) pairCommand() *cobra.Command {
 	}
 	var r localapi.PairRequest
 	var allow []string
-	cmd.Flags().StringVar(&r.Name, "name", "", "name of that machine here (default what it calls itself)")
-	cmd.Flags().StringArrayVar(&allow, "allow", nil, "what it may reach here (default \"tcp/22 icmp\")")
+	registerGuest(cmd.Flags(), &r.Name, &allow)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r.Allow, r.Code = allow, strings.Join(args, " ")
 		backend, err := a.backend()
