@@ -19,7 +19,11 @@ type lane struct {
 	dropNew   bool // when full the new frame goes, not the oldest
 	// parts are what waits of each node; nil for frames that belong to none.
 	parts map[identity.NodeID]part
+	crowd int // how many nodes it held at a time
 }
+
+// smallCrowd is how many nodes cost little memory.
+const smallCrowd = 16
 
 // part is what one node has in a lane, in frames that are not taken.
 type part struct{ frames, bytes int }
@@ -45,11 +49,15 @@ func (l *lane) countPart(key identity.NodeID, frames, bytes int) {
 	p := l.parts[key]
 	p.frames += frames
 	p.bytes += bytes
-	if p.frames == 0 {
-		delete(l.parts, key)
+	if p.frames > 0 {
+		l.parts[key] = p
+		l.crowd = max(l.crowd, len(l.parts))
 		return
 	}
-	l.parts[key] = p
+	delete(l.parts, key)
+	if len(l.parts) == 0 && l.crowd > smallCrowd { // a map keeps the memory of the most that it held
+		l.parts, l.crowd = make(map[identity.NodeID]part), 0
+	}
 }
 
 // A lane is crowded from seven eighths on. So much is shared by the nodes that have
