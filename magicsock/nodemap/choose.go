@@ -47,12 +47,17 @@ func (m *Map) settle(now time.Time, n *node, reason Reason) {
 	}
 }
 
-// decide returns the path that payload takes.
+// decide returns the path that payload takes; none if there is no payload.
 func (n *node) decide(now time.Time) (ConnType, Route) {
-	r := Route{Node: n.id}
 	if !n.active(now) {
-		return ConnNone, r
+		return ConnNone, Route{Node: n.id}
 	}
+	return n.way(now)
+}
+
+// way returns the path that payload would take.
+func (n *node) way(now time.Time) (ConnType, Route) {
+	r := Route{Node: n.id}
 	p := n.usableBest(now)
 	if p != nil {
 		r.UDP = p.addr

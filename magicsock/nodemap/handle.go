@@ -141,7 +141,7 @@ func (m *Map) HandlePong(now time.Time, sender identity.NodeID, from Addr, pong 
 	if unproven && n.choice.conn == ConnDirect {
 		n.use.resend = true
 	}
-	m.resend(n)
+	m.resend(now, n)
 	return m.done()
 }
 
@@ -156,11 +156,15 @@ func (n *node) relayUnproven(now time.Time) bool {
 }
 
 // resend sends the last packets again if silence made that necessary and there
-// is a path now.
-func (m *Map) resend(n *node) {
-	if n.use.resend && n.choice.conn != ConnNone && !m.limited(n) {
+// is a path now. After a long outage the session may count as idle: QUIC tries once a
+// minute then.
+func (m *Map) resend(now time.Time, n *node) {
+	if !n.use.resend || m.limited(n) {
+		return
+	}
+	if conn, route := n.way(now); conn != ConnNone {
 		n.use.resend = false
-		m.add(Action{Kind: Resend, Node: n.id, Route: n.choice.route})
+		m.add(Action{Kind: Resend, Node: n.id, Route: route})
 	}
 }
 

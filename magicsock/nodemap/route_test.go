@@ -233,9 +233,14 @@ func TestNetworkChanged(t *testing.T) {
 }
 
 // What was unanswered when the network changed is sent again when a pong comes, and
-// only then: a node that had answered all gets nothing twice.
+// only then: a node that had answered all gets nothing twice. That holds too when the outage
+// was so long that the session counts as idle.
 func TestNetworkChangedResends(t *testing.T) {
-	for _, unanswered := range []bool{true, false} {
+	for _, test := range []struct {
+		unanswered bool
+		outage     time.Duration
+	}{{true, 200 * time.Millisecond}, {false, 200 * time.Millisecond}, {true, sessionTime + 5*time.Second}} {
+		unanswered, outage := test.unanswered, test.outage
 		w := newWorld(t, nil)
 		w.add(bob, "", bobUDP)
 		w.direct(bob, bobUDP)
@@ -243,11 +248,11 @@ func TestNetworkChangedResends(t *testing.T) {
 		if !unanswered {
 			w.m.Received(w.now, UDPAddr(bobUDP), identity.NodeID{}, 100)
 		}
-		w.wait(200 * time.Millisecond)
+		w.pass(outage)
 		acts := slices.Clone(w.m.NetworkChanged(w.now))
 		w.wait(20 * time.Millisecond)
 		if got := slices.Contains(kinds(w.pong(acts, bobUDP)), Resend); got != unanswered {
-			t.Errorf("unanswered %v: sent again %v", unanswered, got)
+			t.Errorf("unanswered %v, outage of %v: sent again %v", unanswered, outage, got)
 		}
 	}
 }
