@@ -77,7 +77,7 @@ func ParseControl(oob []byte) (c Control) {
 		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_SEGMENT && len(body) >= 2:
 			c.Seg = int(binary.NativeEndian.Uint16(body))
 		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(body) >= 4:
-			c.Seg = int(int32(binary.NativeEndian.Uint32(body)))
+			c.Seg = max(0, int(int32(binary.NativeEndian.Uint32(body))))
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(body) >= 1:
 			c.TOS = body[0]
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(body) >= 4:
@@ -88,6 +88,5 @@ func ParseControl(oob []byte) (c Control) {
 			c.Local = Local{Addr: netip.AddrFrom16([16]byte(body[:16])), Link: int(int32(binary.NativeEndian.Uint32(body[16:])))}
 		}
 	}
-	c.Seg = max(c.Seg, 0)
 	return c
 }
