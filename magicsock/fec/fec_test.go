@@ -37,7 +37,6 @@ type path struct {
 	sent      map[string]uint8 // ECN by packet
 	got       map[string]uint8
 	direct    int // that arrived by themselves
-	malformed bool
 }
 
 func newPath(t testing.TB, seed uint64, m int) *path {
