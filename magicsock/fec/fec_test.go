@@ -34,9 +34,9 @@ type path struct {
 	lose func() bool
 	now  time.Time
 
-	sent      map[string]uint8 // ECN by packet
-	got       map[string]uint8
-	direct    int // that arrived by themselves
+	sent   map[string]uint8 // ECN by packet
+	got    map[string]uint8
+	direct int // that arrived by themselves
 }
 
 func newPath(t testing.TB, seed uint64, m int) *path {
