@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/disco"
+	"github.com/nodetun/nodetun/magicsock/fec"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
@@ -303,16 +304,21 @@ func FuzzDemux(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { c.Close() })
+	key := fec.Key{1}
+	coding := c.Code(testKey(2).NodeID(), key, key)
+	f.Add(fec.NewEncoder(key, time.Now()).Append(nil, time.Now(), []byte("\x40abc"), 1, 8), 100, false)
 	f.Fuzz(func(t *testing.T, data []byte, seg int, framed bool) {
 		in := inbound{data: data, seg: max(seg, 1), framed: framed, from: nodemap.UDPAddr(netip.MustParseAddrPort("192.0.2.1:1"))}
 		c.sort(&in)
-		in.addrs = new(addrPair) // as if the source were known
+		in.addrs, in.peer = new(addrPair), new(peer) // as if the source were known
+		in.peer.codings.list.Store(&[]*Coding{coding})
 		left := len(in.data)
-		for b, _ := in.nextQUIC(); b != nil; b, _ = in.nextQUIC() {
-			if len(in.data) >= left {
+		c.pc.cur = in
+		for b, _, _ := c.pc.nextQUIC(); b != nil; b, _, _ = c.pc.nextQUIC() {
+			if len(c.pc.cur.data) >= left {
 				t.Fatal("no progress")
 			}
-			left = len(in.data)
+			left = len(c.pc.cur.data)
 		}
 		for len(c.disco.queue) > 0 {
 			<-c.disco.queue

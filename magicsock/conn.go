@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -88,6 +89,9 @@ type Config struct {
 	// Proxy names the proxy for a URL, see relayclient.Config. Nil: that of the
 	// environment, and none above an Underlay.
 	Proxy func(*url.URL) *url.URL
+	// FECUnguarded hides all loss from QUIC that does not come with a long delay (see
+	// Conn.Code), also where it comes with our own rate.
+	FECUnguarded bool
 	// NoPortmap asks no router for a port.
 	NoPortmap bool
 	// InsecureRelayTLS accepts any certificate of a relay. For tests.
@@ -140,6 +144,8 @@ type Conn struct {
 	answers *answers
 	tunnels *tunnels
 	stats   counters
+
+	remembering atomic.Int32 // codings that keep packets for repairs
 
 	// networkKick holds one: NetworkChanged was called, or a clock was late.
 	networkKick chan netmon.Event

@@ -7,6 +7,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/outage"
 	"github.com/nodetun/nodetun/magicsock/disco"
+	"github.com/nodetun/nodetun/magicsock/fec"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 	"github.com/nodetun/nodetun/magicsock/udpconn"
 	"github.com/nodetun/nodetun/relay"
@@ -22,10 +23,14 @@ const (
 	classDisco
 	classSTUN
 	classCut
+	classCoded // QUIC, or its parity, in the form of package fec
 )
 
 // isQUIC says that the packet is QUIC's, on either path.
 func (k class) isQUIC() bool { return k == classQUIC || k == classMarked }
+
+// isPayload says that there is QUIC in the packet.
+func (k class) isPayload() bool { return k.isQUIC() || k == classCoded }
 
 // classify follows the table in the package comment.
 func classify(b []byte) class {
@@ -39,6 +44,8 @@ func classify(b []byte) class {
 		return classQUIC
 	case b[0]&0xfe == 0x30:
 		return classCut
+	case b[0] == fec.KindData || b[0] == fec.KindParity:
+		return classCoded
 	case b[0] <= 0x01 && len(b) >= 20 && string(b[4:8]) == "\x21\x12\xa4\x42":
 		return classSTUN
 	case outage.Marked(b):
@@ -59,7 +66,8 @@ type inbound struct {
 	local  udpconn.Local // where it arrived, by UDP
 
 	held  bool      // it was sorted before and waited for a disco message
-	addrs *addrPair // the sender as QUIC knows it, set by sort
+	peer  *peer     // the sender, set by sort
+	addrs *addrPair // as QUIC knows it
 	buf   []byte    // memory that goes back to the inbox when all is read
 }
 
@@ -89,7 +97,8 @@ func (c *Conn) sort(in *inbound) bool {
 	walk := *in
 	bytes, packets := 0, 0
 	for b := walk.next(); b != nil; b = walk.next() {
-		if k := classify(b); !k.isQUIC() {
+		k := classify(b)
+		if !k.isPayload() || k == classCoded && !in.src.IsZero() {
 			if !in.held {
 				c.takeOther(k, b, in)
 			}
@@ -102,13 +111,13 @@ func (c *Conn) sort(in *inbound) bool {
 		return false
 	}
 	var revived bool
-	in.addrs, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
+	in.peer, in.addrs, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
 	if in.addrs == nil && in.src.IsZero() && !in.held {
 		if c.disco.hold(in) {
 			return false
 		}
 		// The message that was not there any more may have said who it is.
-		in.addrs, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
+		in.peer, in.addrs, revived = c.paths.received(time.Now(), in.from, in.src, bytes)
 	}
 	if revived && c.cfg.OnRevived != nil {
 		if id, ok := c.paths.nodeOf(in.addrs[0].AddrPort()); ok {
@@ -127,19 +136,27 @@ func (c *Conn) sort(in *inbound) bool {
 	return true
 }
 
-// nextQUIC yields the next QUIC packet, its mark taken off, and its sender; nil at
-// the end.
-func (in *inbound) nextQUIC() ([]byte, *net.UDPAddr) {
-	for b := in.next(); b != nil; b = in.next() {
+// nextQUIC yields the next QUIC packet of the current receive, its mark taken off, its sender and
+// its ECN field; nil at the end. What was repaired comes with what made that possible.
+func (p *PacketConn) nextQUIC() (b []byte, from *net.UDPAddr, ecn uint8) {
+	for {
+		if b, ecn = p.repaired.take(); b == nil {
+			if b = p.cur.next(); b == nil {
+				return nil, nil, 0
+			}
+			if ecn = p.cur.ecn; classify(b) == classCoded {
+				b, ecn = p.c.decode(&p.cur, b, p.repaired.put)
+			}
+		}
+		// Never a second time through the whole table.
 		switch classify(b) {
 		case classQUIC:
-			return b, in.addrs[0]
+			return b, p.cur.addrs[0], ecn
 		case classMarked:
 			outage.Unmark(b)
-			return b, in.addrs[1]
+			return b, p.cur.addrs[1], ecn
 		}
 	}
-	return nil, nil
 }
 
 // takeOther disposes of a packet that is not QUIC.

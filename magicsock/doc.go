@@ -2,10 +2,10 @@
 // to a NodeID, by a fixed fake address for each, and never notices which path
 // the packets take: a direct UDP address, a relay, or for moments both.
 //
-// It is the place where six packages meet and holds little of its own:
+// It is the place where seven packages meet and holds little of its own:
 // nodemap decides where a packet goes and what disco messages are due, udpconn
 // and relayactor carry bytes, disco knows the layout of messages, netcheck and
-// portmap know how this node is seen from outside. The files follow the faces:
+// portmap know how this node is seen from outside, fec repairs what is lost. The files follow the faces:
 //
 //	conn.go         Config, New, Run and what applications ask
 //	packetconn.go   the face towards QUIC: batches, segmentation, ECN
@@ -17,6 +17,7 @@
 //	discoio.go      receives disco messages, admits and opens them
 //	markedconn.go   a second path to each node, so that QUIC can move to it
 //	cut.go          packets that are too large for their path, in halves
+//	coding.go       packets whose loss on the path is repaired before QUIC notices
 //	punch.go        hard NATs: many sockets on one side, many ports on the other
 //	directaddrs.go  where this node may be reached
 //	claims.go       what others say about that, and whom we tell
@@ -40,6 +41,7 @@
 //
 //	0x00, 0x01 and the cookie of RFC 8489   STUN
 //	0x30, 0x31                              half of a cut QUIC packet
+//	0x34, 0x35                              QUIC with a number, and parity (package fec)
 //	0x54 and the disco magic                disco, whether it opens or not
 //	0x40 set                                QUIC
 //	0x00 … 0x1f, 21 bytes or more           QUIC on the marked path

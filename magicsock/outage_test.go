@@ -94,7 +94,7 @@ func TestOutageChangesAddress(t *testing.T) {
 	hear := func(after time.Duration, other bool) {
 		t.Helper()
 		now = now.Add(after)
-		addrs, revived := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100)
+		_, addrs, revived := p.received(now, nodemap.UDPAddr(from), identity.NodeID{}, 100)
 		addr := addrs[0]
 		if revived != (addr.AddrPort() != to) || revived != other {
 			t.Errorf("%v, revived %v, want another address than %v: %v", addr, revived, to, other)

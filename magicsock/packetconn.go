@@ -31,6 +31,8 @@ type PacketConn struct {
 	turns  int               // receives taken from the inbox in a row
 	joiner joiner            // halves of packets that were cut
 
+	repaired repairs // packets of the sender of cur that were lost on their way
+
 	// control holds the control message for each ECN field by IP version (0:
 	// IPv4), empty where the system has none.
 	control [2][4][]byte
@@ -84,7 +86,7 @@ func (p *PacketConn) handUp(ms []ipv4.Message) int {
 	n := 0
 	control := p.controlMessages(&p.cur)
 	for n < len(ms) {
-		b, addr := p.cur.nextQUIC()
+		b, addr, ecn := p.nextQUIC()
 		if b == nil {
 			p.c.inbox.recycle(p.cur.buf)
 			p.cur = inbound{}
@@ -96,7 +98,10 @@ func (p *PacketConn) handUp(ms []ipv4.Message) int {
 			continue
 		}
 		m.N = copy(m.Buffers[0], b)
-		m.NN = copy(m.OOB, control)
+		m.NN = 0
+		if control != nil {
+			m.NN = copy(m.OOB, control[ecn])
+		}
 		m.Addr = addr
 		m.Flags = 0
 		n++
@@ -104,15 +109,15 @@ func (p *PacketConn) handUp(ms []ipv4.Message) int {
 	return n
 }
 
-// controlMessages tells the ECN field of what came by UDP.
-func (p *PacketConn) controlMessages(in *inbound) []byte {
+// controlMessages are those that tell the ECN field of what came by UDP; nil for a relay.
+func (p *PacketConn) controlMessages(in *inbound) *[4][]byte {
 	switch {
 	case !in.src.IsZero():
 		return nil
 	case in.from.UDP.Addr().Is4():
-		return p.control[0][in.ecn]
+		return &p.control[0]
 	}
-	return p.control[1][in.ecn]
+	return &p.control[1]
 }
 
 // more makes the next receive that is there the current one, without waiting.
@@ -253,9 +258,15 @@ func (p *PacketConn) write(b, oob []byte, to netip.AddrPort, marked bool) (n, oo
 	if marked {
 		outage.Mark(b, seg)
 	}
-	route, acts := c.paths.route(time.Now(), to, b, seg)
+	now := time.Now()
+	route, coding, acts := c.paths.route(now, to, b, seg)
 	c.perform(acts)
-	if err := c.sendQUIC(b, seg, control.TOS&3, route); err != nil {
+	if coding != nil {
+		err = coding.send(now, b, seg, control.TOS&3, route)
+	} else {
+		err = c.sendQUIC(b, seg, control.TOS&3, route)
+	}
+	if err != nil {
 		return 0, 0, err
 	}
 	return len(b), len(oob), nil

@@ -45,6 +45,7 @@ type peer struct {
 	addrs [2]addrPair
 
 	silence outage.Watch // guarded by paths.mu
+	codings codings
 }
 
 const firstSweep = 64
@@ -157,28 +158,27 @@ func firstOf(addr netip.AddrPort) netip.AddrPort {
 	return addr
 }
 
-// received notes n bytes of payload and returns the addresses under which QUIC
-// knows the sender; nil for an unknown one. After an outage, which revived tells of, they
+// received notes n bytes of payload and returns the sender and the addresses under which QUIC
+// knows it; nil for an unknown one. After an outage, which revived tells of, they
 // are others.
-func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) (addrs *addrPair, revived bool) {
+func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.NodeID, n int) (e *peer, addrs *addrPair, revived bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	mapped, ok := p.nodes.Received(now, from, relaySrc, n)
 	p.scheduleLocked()
 	if !ok {
-		return nil, false
+		return nil, nil, false
 	}
-	e := p.peerLocked(mapped)
-	if e == nil {
-		return nil, false
+	if e = p.peerLocked(mapped); e == nil {
+		return nil, nil, false
 	}
 	turn, revived := e.silence.Heard(now)
-	return &e.addrs[turn], revived
+	return e, &e.addrs[turn], revived
 }
 
-// route asks where a batch of packets goes, and remembers those that may have
-// to be sent again. The actions come before the batch.
-func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (nodemap.Route, []nodemap.Action) {
+// route asks where a batch of packets goes and what codes it, nil for nothing, and remembers
+// those that may have to be sent again. The actions come before the batch.
+func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (nodemap.Route, *Coding, []nodemap.Action) {
 	packets := (len(b) + seg - 1) / seg
 	mapped = firstOf(mapped)
 	p.mu.Lock()
@@ -190,8 +190,11 @@ func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (
 	p.scheduleLocked()
 	if e := p.peerLocked(mapped); e != nil {
 		e.silence.Sent(now, b, seg)
+		if r.Coded {
+			return r, e.codings.forSending(b, seg), acts
+		}
 	}
-	return r, acts
+	return r, nil, acts
 }
 
 // active says that payload of some session moved a short while ago.

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -19,22 +18,48 @@ import (
 // namespace between the hosts carries frames from one interface to the other,
 // late, at a limited rate and not all of them.
 
-// The long path of the table: 50 Mbit/s, 80 ms there and back, 1 % of the frames
-// lost each way.
-const (
-	longRate  = 50e6 / 8
-	longDelay = 40 * time.Millisecond
-	longLoss  = 0.01
-)
-
-// lineQueue is what waits for the line at most: 100 ms at 50 Mbit/s.
-const lineQueue = 625_000
-
-// line is one direction.
+// line says what the path between two hosts is like, the same in both directions. The zero
+// value of each field but Mbit means that there is nothing of it.
 type line struct {
-	rate  float64       // bytes a second
-	delay time.Duration // one way
-	loss  float64       // 0 to 1
+	Mbit  float64       // bits a second, in millions
+	Delay time.Duration // one way
+	// Queue is what waits at most, as the time that it takes to send; with Police nothing
+	// waits, and this is the depth of a token bucket.
+	Queue  time.Duration
+	Police bool
+	// CoDel drops by RFC 8289 what waits for long.
+	CoDel bool
+	// Loss is the part of the frames that is lost at random, 0 to 1, and Run how many are in a
+	// row; 0 is one.
+	Loss float64
+	Run  int
+	// Model loses frames as a model of that name does, see models.
+	Model string
+}
+
+// longLine is that of the flag -long.
+var longLine = line{Mbit: 50, Delay: 40 * time.Millisecond, Queue: 100 * time.Millisecond, Loss: 0.01}
+
+// String is what a row of a table says.
+func (l line) String() string {
+	s := fmt.Sprintf("%v Mbit/s, %v ms", l.Mbit, 2*l.Delay.Milliseconds())
+	switch {
+	case l.Police:
+		s += fmt.Sprintf(", policer of %v ms", l.Queue.Milliseconds())
+	case l.CoDel:
+		s += ", codel"
+	default:
+		s += fmt.Sprintf(", queue %v ms", l.Queue.Milliseconds())
+	}
+	switch {
+	case l.Model != "":
+		s += ", " + l.Model
+	case l.Run > 1:
+		s += fmt.Sprintf(", %v %% in runs of %d", 100*l.Loss, l.Run)
+	default:
+		s += fmt.Sprintf(", %v %%", 100*l.Loss)
+	}
+	return s
 }
 
 // frame is on its way.
@@ -44,7 +69,7 @@ type frame struct {
 }
 
 // relayFrames carries frames between two interfaces until reading fails.
-func relayFrames(a, b string, rate float64, delay time.Duration, loss float64) error {
+func relayFrames(a, b string, l line) error {
 	var ends [2]*port
 	for i, name := range []string{a, b} {
 		p, err := openPort(name)
@@ -53,18 +78,47 @@ func relayFrames(a, b string, rate float64, delay time.Duration, loss float64) e
 		}
 		ends[i] = p
 	}
-	l := line{rate: rate, delay: delay, loss: loss}
 	var wg sync.WaitGroup
 	errs := make([]error, 2)
 	for i := range ends {
-		wg.Go(func() { errs[i] = l.carry(ends[i], ends[1-i]) })
+		wg.Go(func() { errs[i] = newHop(l).carry(ends[i], ends[1-i]) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
+// hop is one direction of a line.
+type hop struct {
+	line
+	rate  float64 // bytes a second
+	lost  func() bool
+	codel codel
+	free  time.Time // when the line has sent what it was given
+}
+
+func newHop(l line) *hop { return &hop{line: l, rate: l.Mbit * 1e6 / 8, lost: l.losses()} }
+
+// take returns when a frame of n bytes arrives that comes now; ok is false if it does not.
+func (h *hop) take(now time.Time, n int) (due time.Time, ok bool) {
+	if h.lost() {
+		return due, false
+	}
+	if h.free.Before(now) {
+		h.free = now
+	}
+	wait := h.free.Sub(now)
+	if wait > h.Queue || h.CoDel && h.codel.drops(h.free, wait) {
+		return due, false
+	}
+	h.free = h.free.Add(time.Duration(float64(n) / h.rate * 1e9))
+	if h.Police {
+		return now.Add(h.Delay), true
+	}
+	return h.free.Add(h.Delay), true
+}
+
 // carry moves frames from one end to the other.
-func (l line) carry(from, to *port) error {
+func (h *hop) carry(from, to *port) error {
 	queue := make(chan frame, 65536)
 	done := make(chan struct{})
 	go func() {
@@ -75,26 +129,21 @@ func (l line) carry(from, to *port) error {
 		}
 	}()
 	defer func() { close(queue); <-done }()
-	var free time.Time // when the line has sent what it was given
 	buf := make([]byte, 65536)
 	for {
 		n, err := from.read(buf)
 		if err != nil {
 			return err
 		}
-		now := time.Now()
-		if n == 0 || rand.Float64() < l.loss {
+		if n == 0 {
 			continue
 		}
-		if free.Before(now) {
-			free = now
-		}
-		if free.Sub(now).Seconds()*l.rate > lineQueue {
+		due, ok := h.take(time.Now(), n)
+		if !ok {
 			continue
 		}
-		free = free.Add(time.Duration(float64(n) / l.rate * 1e9))
 		select {
-		case queue <- frame{due: free.Add(l.delay), data: append([]byte(nil), buf[:n]...)}:
+		case queue <- frame{due: due, data: append([]byte(nil), buf[:n]...)}:
 		default:
 		}
 	}

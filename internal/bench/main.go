@@ -26,8 +26,12 @@ func command(args []string) error {
 	switch {
 	case len(args) == 1 && args[0] == "serve":
 		return serve()
-	case len(args) == 3 && args[0] == "carry":
-		return relayFrames(args[1], args[2], longRate, longDelay, longLoss)
+	case len(args) == 4 && args[0] == "carry":
+		var l line
+		if err := json.Unmarshal([]byte(args[3]), &l); err != nil {
+			return err
+		}
+		return relayFrames(args[1], args[2], l)
 	case len(args) == 2 && args[0] == "plain":
 		return plain(args[1])
 	case len(args) == 4 && args[0] == "ask":
@@ -44,8 +48,8 @@ func command(args []string) error {
 type options struct {
 	nodetun, wireguard string
 	rounds, seconds    int
-	only, json         string
-	long               bool
+	only, lines, json  string
+	long, lossy        bool
 }
 
 // base is the contender that the others are compared with.
@@ -60,6 +64,8 @@ func compare(args []string) error {
 	flags.IntVar(&o.seconds, "seconds", 3, "length of each run of iperf3")
 	flags.StringVar(&o.only, "only", "", "contenders, by comma (cable, wireguard-go, nodetun, relay)")
 	flags.BoolVar(&o.long, "long", false, "over a path of 50 Mbit/s, 80 ms and 1 % loss; measures one flow, with bbr and with cubic")
+	flags.BoolVar(&o.lossy, "lossy", false, "over many paths that lose packets, and what it leaves a neighbour there; takes two hours")
+	flags.StringVar(&o.lines, "lines", "", "with -lossy: only paths whose row matches this regular expression")
 	flags.StringVar(&o.json, "json", "", "file for all figures")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -71,13 +77,22 @@ func compare(args []string) error {
 	if err != nil {
 		return err
 	}
-	w := &world{dir: dir, long: o.long}
+	w := &world{dir: dir}
+	if o.long {
+		w.line = &longLine
+	}
 	defer os.RemoveAll(dir)
 	defer w.close()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	done := make(chan error, 1)
-	go func() { done <- w.compare(o) }()
+	go func() {
+		if o.lossy {
+			done <- w.lossy(o)
+		} else {
+			done <- w.compare(o)
+		}
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +21,7 @@ type ns string
 // world is what has to be undone at the end.
 type world struct {
 	dir  string // for files
-	long bool   // the hosts are far from each other
+	line *line  // between the hosts; nil: they are side by side
 	undo []func()
 }
 
@@ -49,8 +50,8 @@ const dev = "cable"
 // cable joins two hosts.
 func (w *world) cable(a ns, aNet string, b ns, bNet string) error {
 	join := directly
-	if w.long {
-		join = w.byLongLine
+	if w.line != nil {
+		join = w.byLine
 	}
 	if err := join(a, b); err != nil {
 		return err
@@ -82,8 +83,8 @@ func veth(a ns, aDev string, b ns, bDev string) error {
 	return err
 }
 
-// byLongLine puts a namespace between two hosts that carries their frames late.
-func (w *world) byLongLine(a, b ns) error {
+// byLine puts a namespace between two hosts that carries their frames.
+func (w *world) byLine(a, b ns) error {
 	middle, err := w.namespace(strings.TrimPrefix(string(a), fmt.Sprintf("ntb%d-", os.Getpid())) + "m")
 	if err != nil {
 		return err
@@ -104,7 +105,11 @@ func (w *world) byLongLine(a, b ns) error {
 			return err
 		}
 	}
-	_, err = w.start(middle, nil, self(), "carry", "left", "right")
+	spec, err := json.Marshal(w.line)
+	if err != nil {
+		return err
+	}
+	_, err = w.start(middle, nil, self(), "carry", "left", "right", string(spec))
 	return err
 }
 

@@ -44,6 +44,7 @@ func settings() []setting {
 		{key: "ipv4_pool", set: setPool},
 		{key: "mtu", set: setMTU},
 		{key: "punch", set: oneOf(func(s *Settings) *string { return &s.Punch }, "normal", "gentle", "off")},
+		{key: "fec", set: oneOf(func(s *Settings) *string { return &s.FEC }, "auto", "on", "off")},
 		{key: "portmap", set: flag(func(s *Settings) *bool { return &s.Portmap })},
 		{key: "mdns", set: flag(func(s *Settings) *bool { return &s.MDNS })},
 		{key: "dht", set: flag(func(s *Settings) *bool { return &s.DHT })},

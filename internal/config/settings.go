@@ -56,7 +56,9 @@ type Settings struct {
 	// MTU of the TUN in bytes, 0 for auto.
 	MTU int
 	// Punch is normal, gentle or off.
-	Punch   string
+	Punch string
+	// FEC is auto, on or off.
+	FEC     string
 	Portmap bool
 	MDNS    bool
 	DHT     bool
@@ -89,7 +91,7 @@ func Default() Settings {
 	return Settings{
 		STUN: []string{"stun.cloudflare.com:3478", "stun.l.google.com:19302"},
 		Zone: "node.internal", OnDemand: "ssh", Port: DefaultPort, Publish: "relay", DNS: "auto", TUN: "nodetun0",
-		Punch: "normal", Portmap: true, MDNS: true, Fwmark: DefaultFwmark, SessionTimeout: 12 * time.Hour, FlowTimeout: 2 * time.Hour,
+		Punch: "normal", FEC: "auto", Portmap: true, MDNS: true, Fwmark: DefaultFwmark, SessionTimeout: 12 * time.Hour, FlowTimeout: 2 * time.Hour,
 		LogFormat: "text",
 	}
 }

@@ -51,6 +51,7 @@ tun = "nt0"
 ipv4_pool = "10.9.0.0/16"
 mtu = 1380
 punch = "normal"
+fec = "auto"
 portmap = false
 mdns = false
 dht = true
@@ -90,7 +91,7 @@ log_format = "json"
 // The table of keys is the contract: none is missing, none is more.
 func TestKeysAreTheContract(t *testing.T) {
 	want := strings.Fields(`name zone search on_demand port bind relays relay_token relay_token_file stun discovery publish dns tun ipv4_pool mtu
-		punch portmap mdns dht proxy fwmark session_timeout flow_timeout metrics_addr group_may_trust metrics_public metrics_profiles log_level log_format`)
+		punch fec portmap mdns dht proxy fwmark session_timeout flow_timeout metrics_addr group_may_trust metrics_public metrics_profiles log_level log_format`)
 	if !slices.Equal(Keys(), want) {
 		t.Errorf("keys %v, want %v", Keys(), want)
 	}

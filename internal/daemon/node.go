@@ -70,6 +70,7 @@ func socketConfig(s *config.Settings) magicsock.Config {
 		ExcludeLink: func(name string) bool { return name == s.TUN },
 	}
 	cfg.Bind4, cfg.Bind6 = binds(s)
+	cfg.FECUnguarded = s.FEC == "on"
 	cfg.Proxy = proxies.New(s.Proxy).For
 	switch s.Punch {
 	case "gentle":
@@ -145,7 +146,7 @@ const sshDir = "/etc/ssh"
 func (d *Daemon) openEngine(context.Context) (err error) {
 	name, _ := d.names.NameOf(d.key.NodeID())
 	cfg := engine.Config{
-		Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), FlowTimeout: d.cfg.Settings.FlowTimeout,
+		Endpoint: d.endpoint, Link: d.link, Table: d.table, MTU: d.mtu(), OnDemand: onDemand(&d.cfg.Settings), FlowTimeout: d.cfg.Settings.FlowTimeout, NoFEC: d.cfg.Settings.FEC == "off",
 		Invites: invited{d}, SSHHostKeys: func() []string { return sshkeys.OfHost(sshDir) }, Version: d.cfg.Version, Name: name, Logger: d.log,
 	}
 	rand.Read(cfg.Instance[:])

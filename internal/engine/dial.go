@@ -200,6 +200,9 @@ func (p *peer) handshake(ctx context.Context, conn *endpoint.Connection, dialler
 	if err != nil {
 		return nil, err
 	}
+	if err := s.expectCoding(); err != nil {
+		return nil, err
+	}
 	if err := s.sendHello(ctx); err != nil {
 		return nil, fmt.Errorf("send hello: %w", err)
 	}

@@ -47,6 +47,8 @@ type Config struct {
 	Invites Invites
 	// FlowTimeout is for how long a peer may not answer before its TCP flows end. Zero: 2 h.
 	FlowTimeout time.Duration
+	// NoFEC leaves packets as they are on paths that lose some.
+	NoFEC bool
 	// Version and Name are told to peers in the hello. Both may be empty.
 	Version, Name string
 	// SSHHostKeys returns the host keys of this host's ssh server, "type base64", for peers

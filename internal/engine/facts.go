@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/wire"
+	"github.com/nodetun/nodetun/magicsock/fec"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
@@ -29,6 +30,7 @@ const (
 const (
 	featureMTUProbe = "mtu-probe/1"
 	featureCut      = "cut/1"
+	featureFEC      = "fec/1"
 )
 
 // Why is all that explains the path to a peer.
@@ -133,11 +135,50 @@ func (e *Engine) tellFacts() {
 	}
 }
 
+// features are what this node announces.
+func (e *Engine) features() []string {
+	list := []string{"split/1", featureMTUProbe, featureCut}
+	if !e.cfg.NoFEC {
+		list = append(list, featureFEC)
+	}
+	return list
+}
+
 // learnFeatures tells the socket what the peer's hello said.
 func (s *session) learnFeatures(features []string) {
+	fec := s.coding != nil && slices.Contains(features, featureFEC)
+	if fec {
+		s.coding.Start()
+	}
 	s.peer.engine.cfg.Endpoint.Socket().SetPeerFeatures(s.peer.id, nodemap.Features{
-		MTUProbe: slices.Contains(features, featureMTUProbe), Cut: slices.Contains(features, featureCut),
+		MTUProbe: slices.Contains(features, featureMTUProbe), Cut: slices.Contains(features, featureCut), FEC: fec,
 	})
+}
+
+// codingLabel is that of the TLS exporter for the keys of package fec: of the packets of the
+// dialler, then of those of the other side.
+const codingLabel = "EXPORTER-nodetun-fec"
+
+// expectCoding prepares for packets in the form of package fec. It comes before our hello: the
+// peer codes from there on.
+func (s *session) expectCoding() error {
+	e := s.peer.engine
+	if e.cfg.NoFEC {
+		return nil
+	}
+	var keys [2]fec.Key
+	secret, err := s.conn.ExportKeyingMaterial(codingLabel, nil, len(keys)*len(keys[0]))
+	if err != nil {
+		return fmt.Errorf("keys of fec: %w", err)
+	}
+	copy(keys[0][:], secret)
+	copy(keys[1][:], secret[len(keys[0]):])
+	if s.dialler == s.peer.id {
+		keys[0], keys[1] = keys[1], keys[0]
+	}
+	s.coding = e.cfg.Endpoint.Socket().Code(s.peer.id, keys[0], keys[1])
+	context.AfterFunc(s.conn.Context(), s.coding.Close)
+	return nil
 }
 
 // takeFacts takes what the peer says about its network.

@@ -16,6 +16,7 @@ import (
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/sshkeys"
 	"github.com/nodetun/nodetun/internal/wire"
+	"github.com/nodetun/nodetun/magicsock"
 )
 
 // session is one QUIC connection with a peer. Its goroutines are owned by run.
@@ -30,6 +31,7 @@ type session struct {
 	instance string
 	mtu      int
 	ends     wire.Ends
+	coding   *magicsock.Coding // nil: packets leave as they are
 
 	flows   atomic.Int64 // TCP flows on this connection
 	out     chan queued  // datagrams to send, drop when full
@@ -70,9 +72,6 @@ func newSession(p *peer, conn *endpoint.Connection, dialler identity.NodeID, rep
 	}, nil
 }
 
-// features are what this program announces.
-var features = []string{"split/1", featureMTUProbe, featureCut}
-
 // sendHello opens our control stream.
 func (s *session) sendHello(ctx context.Context) error {
 	stream, err := s.conn.OpenUniStream(ctx)
@@ -81,7 +80,7 @@ func (s *session) sendHello(ctx context.Context) error {
 	}
 	cfg := &s.peer.engine.cfg
 	hello := wire.Hello{
-		Version: cfg.Version, Instance: hex.EncodeToString(cfg.Instance[:]), Features: features,
+		Version: cfg.Version, Instance: hex.EncodeToString(cfg.Instance[:]), Features: s.peer.engine.features(),
 		Name: cfg.Name, MTU: cfg.MTU, Replaces: s.replaces, SSHHostKeys: s.hostKeysFor(s.peer.access.Load()),
 	}
 	frame, err := wire.AppendMessage(wire.AppendKind(nil, wire.StreamControl), wire.TypeHello, hello)

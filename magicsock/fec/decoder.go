@@ -81,6 +81,8 @@ type Arrival struct {
 	Sent   uint16
 	// Want is how many parity packets the other side asks for.
 	Want uint8
+	// Stray says that the number is far from those before: it tells nothing of loss.
+	Stray bool
 }
 
 // Data takes a data packet. What it returns goes to QUIC in any case. Repaired is called with
@@ -91,13 +93,14 @@ func (d *Decoder) Data(b []byte, repaired func(packet []byte, ecn uint8)) (Arriv
 		return Arrival{}, err
 	}
 	d.stats.Data++
-	if d.near(p.number) && d.ring != nil {
+	near := d.near(p.number)
+	if near && d.ring != nil {
 		d.keep(p.number, unit(b))
 		if blk := d.blockOf(p.number); blk != nil {
 			d.repair(blk, repaired)
 		}
 	}
-	return Arrival{Packet: p.packet, ECN: p.ecn, Number: p.number, Sent: uint16(p.sent), Want: p.want}, nil
+	return Arrival{Packet: p.packet, ECN: p.ecn, Number: p.number, Sent: uint16(p.sent), Want: p.want, Stray: !near}, nil
 }
 
 func (d *Decoder) openData(b []byte) (data, error) {

@@ -50,6 +50,15 @@ func NewEncoder(key Key, epoch time.Time) *Encoder {
 	return &Encoder{key: key, epoch: epoch, next: rand.Uint32()}
 }
 
+// Restart begins anew with other numbers, for another path.
+func (e *Encoder) Restart() {
+	e.next = rand.Uint32()
+	for i := range e.rows {
+		clear(e.sums[i][:min(e.size, len(e.sums[i]))])
+	}
+	e.count, e.rows, e.size = 0, 0, 0
+}
+
 // SetParity says how many parity packets follow each block that begins from now on.
 func (e *Encoder) SetParity(m int) { e.rate = min(max(m, 0), MaxParity) }
 

@@ -6,9 +6,11 @@ import (
 )
 
 const (
-	// windowPackets and windowTime are how much is looked at for the loss of a path.
+	// windowPackets and windowTime are how much is looked at for the loss of a path. A window of
+	// less than fullWindow packets counts for less.
 	windowPackets = 400
 	windowTime    = time.Second
+	fullWindow    = 100
 	// upwards and downwards are the weights of a window in the average.
 	upwards, downwards = 0.4, 0.15
 	// residual is the loss that may remain: each that QUIC sees costs it seconds. margin is how
@@ -26,8 +28,12 @@ const (
 	mostMemory  = 4 * time.Second
 	// lateAfter is how many packets may overtake one until that counts as lost, at most 64.
 	lateAfter = 32
-	// firstWant is asked for before anything is known: a start without parity costs slow start.
+	// firstLoss is what a path is taken to lose until more is known, for which firstWant is asked:
+	// a start without parity costs slow start.
+	firstLoss = 0.01
 	firstWant = 4
+	// burstGap is how far apart packets of one burst leave at most.
+	burstGap = 200 * time.Microsecond
 )
 
 // Estimator learns from the packets that arrive by one path which loss is random. Make one with
@@ -39,12 +45,19 @@ type Estimator struct {
 	seen    uint64 // of the last 64 numbers, the highest first: arrived, or lost to a full queue
 	inRow   int    // lost at random, in a row, among those that are judged
 
+	last      ticks  // when highest was sent
+	burst     uint32 // the first number of the burst that highest is of
+	delays    ranks  // of queueing, by delayClass
+	places    ranks  // in a burst
+	delayedBy int    // class of highest
+	ours      bool   // loss comes with our own rate
+	unguarded bool   // that is not asked
+
 	// The present window.
 	window   time.Time
 	arrived  int
 	lost     int
 	loss     float64 // average of the windows
-	measured bool    // a window is over
 	want     uint8
 
 	least, most, run extreme
@@ -52,42 +65,94 @@ type Estimator struct {
 
 // NewEstimator makes one whose times count from epoch.
 func NewEstimator(epoch time.Time) *Estimator {
-	return &Estimator{epoch: epoch, want: firstWant}
+	return &Estimator{epoch: epoch, loss: firstLoss, want: firstWant, delays: ranks{mean: 0.5}, places: ranks{mean: 0.5}}
 }
 
+// Guard says whether loss that comes with our own rate is told from random loss. It is at first.
+func (e *Estimator) Guard(on bool) { e.unguarded = !on }
+
 // Want is how many parity packets the other side should send with each block.
-func (e *Estimator) Want() uint8 { return e.want }
+func (e *Estimator) Want() uint8 {
+	if e.ours {
+		return 0
+	}
+	return e.want
+}
+
+// Ours says that packets are lost because of the rate at which they come: by a policer, or a short
+// queue. Then all loss is taken for congestion.
+func (e *Estimator) Ours() bool { return e.ours }
 
 // Loss is the random loss of the path, 0 to 1, before repairs.
 func (e *Estimator) Loss() float64 { return e.loss }
 
-// Arrived takes in a data packet, and reports whether it shows that a queue is full: then QUIC is
-// to be told, by ECN on a packet that it is given next.
+// Arrived takes in a data packet that is no stray, and reports whether it shows that a queue is
+// full: then QUIC is to be told, by ECN on a packet that it is given next.
 func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
+	ahead := int(int32(a.Number - e.highest))
+	if !e.begun || ahead > ringSize || ahead < -ringSize {
+		e.begin(now, a.Number)
+		ahead = 1
+	}
 	delay := ticksOf(now.Sub(e.epoch)).since(ticks(a.Sent))
 	e.least.note(now, leastMemory, -float64(delay))
 	queueing := time.Duration(float64(delay) + e.least.value())
 	e.most.note(now, mostMemory, float64(queueing))
 	e.arrived++
-	switch ahead := int(int32(a.Number - e.highest)); {
-	case !e.begun || ahead > ringSize || ahead < -ringSize:
-		e.begun, e.highest, e.seen, e.window = true, a.Number, ^uint64(0), now
-	case ahead <= 0:
-		if -ahead < 64 {
-			e.seen |= 1 << -ahead
-		}
-	default:
-		congested = ahead > 1 && queueing > max(congestionDelay, time.Duration(congestionPart*e.most.value()))
+	if ahead > 0 {
+		congested = ahead > 1 && e.gap(queueing)
 		for range ahead - 1 {
 			e.shift(now, congested)
 		}
 		e.shift(now, true)
-		e.highest = a.Number
+		e.newest(a, queueing)
+	} else if -ahead < 64 {
+		e.seen |= 1 << -ahead
 	}
 	if all := e.arrived + e.lost; all >= windowPackets || now.Sub(e.window) >= windowTime {
 		e.close(now)
 	}
 	return congested
+}
+
+// begin begins with the number of a packet, on a path that may be another one.
+func (e *Estimator) begin(now time.Time, number uint32) {
+	e.begun, e.highest, e.seen, e.window = true, number-1, ^uint64(0), now
+	e.burst = number
+	e.least, e.most = extreme{}, extreme{}
+}
+
+// gap judges a gap that a packet shows which was that late.
+func (e *Estimator) gap(queueing time.Duration) (congested bool) {
+	e.delays.gap(e.delayedBy)
+	e.places.gap(int(e.highest - e.burst))
+	switch mean := max(e.delays.mean, e.places.mean); {
+	case mean > oursAbove:
+		e.ours = !e.unguarded
+	case mean < oursBelow:
+		e.ours = false
+	}
+	return e.ours || queueing > max(congestionDelay, time.Duration(congestionPart*e.most.value()))
+}
+
+// newest takes in a packet that has the largest number.
+func (e *Estimator) newest(a *Arrival, queueing time.Duration) {
+	if sent := ticks(a.Sent); sent.since(e.last) > burstGap || sent.since(e.last) < 0 {
+		e.burst = a.Number
+	}
+	e.highest, e.last, e.delayedBy = a.Number, ticks(a.Sent), delayClass(queueing)
+	e.delays.note(e.delayedBy)
+	e.places.note(int(e.highest - e.burst))
+}
+
+// delayClass returns the class of a delay among the ranks: steps of 100 µs up to 3.2 ms, and of
+// 800 µs above.
+func delayClass(d time.Duration) int {
+	const fine = rankClasses / 2
+	if n := int(d / tick); n < fine {
+		return max(n, 0)
+	}
+	return fine + (int(d/tick)-fine)/8
 }
 
 // shift goes on by one number, and judges the one that has had time to come late.
@@ -107,16 +172,13 @@ func (e *Estimator) shift(now time.Time, seen bool) {
 
 // close ends a window.
 func (e *Estimator) close(now time.Time) {
-	loss := float64(e.lost) / float64(e.arrived+e.lost)
+	all := float64(e.arrived + e.lost)
+	loss := float64(e.lost) / all
 	weight := upwards
 	if loss < e.loss {
 		weight = downwards
 	}
-	if !e.measured {
-		weight = 1
-	}
-	e.loss += weight * (loss - e.loss)
-	e.measured = true
+	e.loss += weight * min(1, all/fullWindow) * (loss - e.loss)
 	e.window, e.arrived, e.lost = now, 0, 0
 	e.run.expire(now, leastMemory)
 	e.want = wanted(e.loss, int(e.run.value()))

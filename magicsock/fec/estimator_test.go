@@ -1,6 +1,7 @@
 package fec
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -125,6 +126,99 @@ func TestRemaining(t *testing.T) {
 		got, want := float64(lost)/float64(blocks*BlockSize), remaining(test.p, test.m)
 		if got < 0.9*want || got > 1.1*want {
 			t.Errorf("p %v, m %d: %v remains, reckoned %v", test.p, test.m, got, want)
+		}
+	}
+}
+
+// hop is a hop of the path that a sender fills with bursts: a queue, or a policer that makes
+// nothing wait; behind it packets are lost at random.
+type hop struct {
+	rate   float64 // bytes a second
+	queue  float64 // bytes
+	police bool
+	random func(r *rand.Rand) bool
+}
+
+// play sends bursts of 14 packets by the hop at a part of its rate, and returns how many of the
+// gaps were taken for congestion.
+func (h hop) play(r *rand.Rand, e *Estimator, d time.Duration, part func(since time.Duration) float64) (congested, gaps int) {
+	const burst, size = 14, 1450
+	waiting, last, number, missing := 0.0, start, uint32(7), false
+	for now := start; now.Before(start.Add(d)); {
+		for range burst {
+			waiting = max(0, waiting-now.Sub(last).Seconds()*h.rate)
+			last = now
+			number++
+			if waiting+size > h.queue || h.random(r) {
+				if missing = true; waiting+size > h.queue {
+					continue
+				}
+				waiting += size
+				continue
+			}
+			waiting += size
+			delay := 40*time.Millisecond + time.Duration(r.ExpFloat64()*float64(100*time.Microsecond))
+			if !h.police {
+				delay += time.Duration(waiting / h.rate * 1e9)
+			}
+			c := e.Arrived(now.Add(delay), &Arrival{Number: number, Sent: uint16(ticksOf(now.Sub(start)))})
+			if c {
+				congested++
+			}
+			if missing {
+				gaps++
+			}
+			missing = false
+		}
+		pause := burst * size / h.rate / part(now.Sub(start)) * (0.5 + r.Float64())
+		now = now.Add(time.Duration(pause * 1e9))
+	}
+	return congested, gaps
+}
+
+// Loss that comes with the rate of the sender is told from random loss, however short the queue
+// is, and whether there is one.
+func TestOurs(t *testing.T) {
+	const rate, ms = 50e6 / 8, 50e6 / 8 / 1000
+	never := func(*rand.Rand) bool { return false }
+	loss := func(p float64) func(*rand.Rand) bool { return func(r *rand.Rand) bool { return r.Float64() < p } }
+	runs := func(p float64, n int) func(*rand.Rand) bool {
+		left := 0
+		return func(r *rand.Rand) bool {
+			if left == 0 && r.Float64() < p/float64(n) {
+				left = n
+			}
+			left = max(left-1, -1)
+			lost := left >= 0
+			left = max(left, 0)
+			return lost
+		}
+	}
+	wave := func(top float64) func(time.Duration) float64 { // as congestion control does
+		return func(since time.Duration) float64 { return top * (0.7 + 0.3*math.Mod(since.Seconds(), 2)/2) }
+	}
+	for _, test := range []struct {
+		name string
+		hop  hop
+		part func(time.Duration) float64
+		ours bool
+	}{
+		{"queue of 3 ms", hop{rate, 3 * ms, false, never}, wave(1.05), true},
+		{"queue of 4 ms", hop{rate, 4 * ms, false, never}, wave(1.05), true},
+		{"policer of 3 ms", hop{rate, 3 * ms, true, never}, wave(1.05), true},
+		{"policer of 10 ms", hop{rate, 10 * ms, true, never}, wave(1.1), true},
+		{"0.1 % at random", hop{rate, 100 * ms, false, loss(0.001)}, wave(0.8), false},
+		{"1 % at random", hop{rate, 100 * ms, false, loss(0.01)}, wave(0.8), false},
+		{"5 % at random", hop{rate, 100 * ms, false, loss(0.05)}, wave(0.8), false},
+		{"1 % at random of a fast line", hop{4 * rate, 400 * ms, false, loss(0.01)}, wave(0.5), false},
+		{"1 % in runs of 4", hop{rate, 100 * ms, false, runs(0.01, 4)}, wave(0.8), false},
+	} {
+		e := NewEstimator(start)
+		congested, gaps := test.hop.play(rand.New(rand.NewPCG(1, 2)), e, 60*time.Second, test.part)
+		share := float64(congested) / float64(gaps)
+		t.Logf("%s: %d of %d gaps, delays %.2f, places %.2f, loss %.4f", test.name, congested, gaps, e.delays.mean, e.places.mean, e.Loss())
+		if gaps < 50 || test.ours && share < 0.9 || !test.ours && share > 0.02 {
+			t.Errorf("%s: %d of %d gaps are taken for congestion", test.name, congested, gaps)
 		}
 	}
 }

@@ -72,6 +72,15 @@ func (k *Key) open(b []byte) error {
 	return nil
 }
 
+// Inside returns the QUIC packet of a data packet whose tag nobody can check, nil if it is none.
+func Inside(b []byte) []byte {
+	p, err := parseData(b)
+	if err != nil {
+		return nil
+	}
+	return p.packet
+}
+
 // data is what the header of a data packet says.
 type data struct {
 	number uint32
@@ -97,7 +106,7 @@ func parseUnit(u []byte) (packet []byte, ecn uint8, err error) {
 	return u[unitHeader : unitHeader+n], uint8(field >> 14), nil
 }
 
-// parseData reads a data packet, whose tag is right.
+// parseData reads a data packet.
 func parseData(b []byte) (data, error) {
 	if len(b) <= HeaderLen || b[0] != KindData || b[7] > MaxParity {
 		return data{}, ErrMalformed

@@ -65,6 +65,7 @@ func (n *node) way(now time.Time) (ConnType, Route) {
 			r.Cut, r.Wide = n.features.Cut, n.relay.url
 		}
 		if !n.hasRelay(now) || !n.suspect(now, p) {
+			r.Coded = n.features.FEC && r.Max == 0 && p.latency >= codedFrom
 			return ConnDirect, r
 		}
 		r.Relay = n.relay.url

@@ -16,6 +16,7 @@ const (
 	callMeAnswer = 2 * time.Second         // smallest gap of a call-me-maybe that answers one
 	upgradeGap   = 60 * time.Second        // gap of rounds that look for something better
 	detourGap    = 10 * time.Second        // the same while the path leads through somebody's tunnel
+	codedFrom     = 5 * time.Millisecond    // no packet is coded below this latency
 	goodEnough   = 5 * time.Millisecond    // no such round at or below this latency
 
 	probeDelay    = 500 * time.Millisecond // payload unanswered: first probe
@@ -34,6 +35,7 @@ const (
 	resendSilence   = time.Second     // the first sign of life after so much silence: send again
 
 	paddedSize  = 1200             // UDP payload that a path must carry for QUIC
+	codedExtra  = 14               // bytes that coding adds to a packet (package fec)
 	cutSize     = 740              // the same for halves of the largest packet
 	sizeStep    = 16               // the largest payload is searched for to so many bytes
 	sizeTries   = 2                // pings of one size before it counts as too large in a search

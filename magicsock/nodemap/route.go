@@ -17,7 +17,11 @@ func (m *Map) Route(now time.Time, mapped netip.AddrPort, n, packets int, quicIn
 		return Route{}, nil
 	}
 	if p := nd.best; p != nil && n > paddedSize {
-		if p.room.note(n/max(packets, 1), packets) && p.room.limit > 0 {
+		size := n / max(packets, 1)
+		if nd.choice.route.Coded {
+			size += codedExtra
+		}
+		if p.room.note(size, packets) && p.room.limit > 0 {
 			nd.choice.fast = time.Time{}
 		}
 	}

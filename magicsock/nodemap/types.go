@@ -59,6 +59,9 @@ type Route struct {
 	Max  int
 	Cut  bool
 	Wide identity.RelayURL
+	// Coded says that packets may leave in the form of package fec: UDP alone takes them, whole,
+	// and is so far away that QUIC is slow to make up for what is lost.
+	Coded bool
 	// Limit is the number of leading packets of the batch that may leave, 0 for
 	// all of them. It is set only for an address without a fresh pong (S7); the
 	// driver drops the rest.
@@ -76,6 +79,7 @@ func (r Route) way() Route { return Route{Node: r.Node, UDP: r.UDP, Relay: r.Rel
 type Features struct {
 	MTUProbe bool // it answers pings of any size (mtu-probe/1)
 	Cut      bool // it joins packets that come in halves (cut/1)
+	FEC      bool // it and this node code packets (fec/1)
 }
 
 // NAT is what is known about the NAT before a node.
