@@ -36,6 +36,11 @@ func showStatus(p *printer, s localapi.Status, now time.Time) {
 			p.linef("  %s: %s", peerLabel(peer), *peer.LastError)
 		}
 	}
+	for _, peer := range s.Peers {
+		if text := lossText(peer); text != "" {
+			p.linef("  %s: %s", peerLabel(peer), text)
+		}
+	}
 	if len(s.Health) > 0 {
 		p.linef("")
 	}
@@ -45,6 +50,20 @@ func showStatus(p *printer, s localapi.Status, now time.Time) {
 			p.linef("      %s", h.Fix)
 		}
 	}
+}
+
+// lossText says what of a peer's packets is lost, if that is worth a word.
+func lossText(peer localapi.Peer) string {
+	const worth = 0.001
+	switch {
+	case peer.Repair == nil || peer.State != "connected":
+		return ""
+	case peer.Repair.TooFast:
+		return "packets are lost because of the rate at which they come"
+	case *peer.Loss < worth || peer.Repair.Repaired == 0:
+		return ""
+	}
+	return fmt.Sprintf("%.1f %% of what comes is lost on the way, and repaired by parity", 100**peer.Loss)
 }
 
 // showSelf prints who this node is.

@@ -39,6 +39,12 @@ func showWhy(p *printer, w localapi.Why) {
 		p.linef("")
 		p.linef("%s did not say now which of our addresses it tried", w.Peer)
 	}
+	if w.Repair != nil {
+		p.linef("")
+		for _, line := range repairText(w.Peer, *w.Loss, w.Repair) {
+			p.linef("%s", line)
+		}
+	}
 	if w.Switches > 0 && w.LastSwitch != nil {
 		p.linef("")
 		p.linef("the path changed %d times (%s), last %s: %s", w.Switches, reasonsText(w.SwitchReasons), ago(time.Since(*w.LastSwitch)), w.LastReason)
@@ -72,6 +78,15 @@ func showCandidates(p *printer, title string, list []localapi.Candidate) {
 		rows = append(rows, []string{"  " + c.Addr, c.LastResult, "(" + c.Kind + ")"})
 	}
 	p.table(rows)
+}
+
+// repairText says what is lost, and what is done about it.
+func repairText(peer string, loss float64, r *localapi.Repair) []string {
+	first := fmt.Sprintf("of what comes from %s, %.1f %% is lost on the way: %d packets came, %d more were repaired by %d parity packets", peer, 100*loss, r.Received, r.Repaired, r.ParityReceived)
+	if r.TooFast {
+		first = fmt.Sprintf("packets from %s are lost because of the rate at which they come; that is not repaired (%d packets were, earlier)", peer, r.Repaired)
+	}
+	return []string{first, fmt.Sprintf("to %s went %d packets and %d parity packets, now %d with 20", peer, r.Sent, r.ParitySent, r.Asked)}
 }
 
 // reasonsText lists reasons, the most frequent first.

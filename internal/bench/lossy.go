@@ -184,8 +184,13 @@ func (w *world) once(o options, t test, r rival) (figures, error) {
 			return nil, err
 		}
 	}
+	time.Sleep(calm)
 	return t.measure(c, r, o.seconds)
 }
+
+// calm is how long a tunnel is left alone after its start: a node looks around when interfaces
+// come up, and its first pings may be lost.
+const calm = 3 * time.Second
 
 // lossyFigures are all figures in the order of the table.
 var lossyFigures = []string{"TCP", "ping p50", "ping p99", "UDP lost", "alone", "beside a neighbour", "the neighbour"}

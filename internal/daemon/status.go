@@ -121,7 +121,20 @@ func (d *Daemon) peerRow(state engine.PeerState, p config.Peer) localapi.Peer {
 	if info, ok := d.endpoint.Socket().Remote(state.ID); ok && !info.RelayInfo.URL.IsZero() {
 		row.Relay = pointer(info.RelayInfo.URL.String())
 	}
+	row.Loss, row.Repair = d.repair(state.ID)
 	return row
+}
+
+// repair tells of loss on the way from a peer, and what is done about it.
+func (d *Daemon) repair(id identity.NodeID) (loss *float64, r *localapi.Repair) {
+	info, ok := d.endpoint.Socket().Coding(id)
+	if !ok || info.Received.Data == 0 {
+		return nil, nil
+	}
+	return pointer(info.Loss), &localapi.Repair{
+		Received: info.Received.Data, ParityReceived: info.Received.Parity, Repaired: info.Received.Repaired,
+		Sent: info.SentData, ParitySent: info.SentParity, Asked: info.Asked, Wanted: info.Wanted, TooFast: info.Ours,
+	}
 }
 
 // entries maps the peers in force to what the user said of them.

@@ -45,6 +45,7 @@ func (d *Daemon) Why(ctx context.Context, peer string) (localapi.Why, error) {
 			w.Path, w.Endpoint, lastError = state.Path, state.Endpoint, state.LastError
 		}
 	}
+	w.Loss, w.Repair = d.repair(id)
 	w.Cause, w.Remedy = explain(&w, &known.Info, lastError)
 	return w, nil
 }

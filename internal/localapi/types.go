@@ -129,8 +129,11 @@ type Peer struct {
 	// NAT is that before the peer: none, easy, hard, blocked or unknown; null until
 	// it has told.
 	NAT *string `json:"nat"`
-	// Loss is a share from 0 to 1.
-	Loss      *float64   `json:"loss"`
+	// Loss is the share, from 0 to 1, of what the peer sends that is lost on the way at random;
+	// null where that is not measured.
+	Loss *float64 `json:"loss"`
+	// Repair is null where nothing is repaired.
+	Repair    *Repair    `json:"repair"`
 	RxBytes   uint64     `json:"rx_bytes"`
 	TxBytes   uint64     `json:"tx_bytes"`
 	Flows     int        `json:"flows"`
@@ -143,6 +146,23 @@ type Peer struct {
 	TheirRules   []string `json:"their_rules"`
 	// OnDemand: it is no peer; this host dialled it because a program asked for it.
 	OnDemand bool `json:"on_demand"`
+}
+
+// Repair tells of the parity packets that make up for loss. Counts are of packets since the
+// connection began.
+type Repair struct {
+	// Received came from the peer, and ParityReceived to repair what did not; Repaired was.
+	Received       uint64 `json:"received"`
+	ParityReceived uint64 `json:"parity_received"`
+	Repaired       uint64 `json:"repaired"`
+	Sent           uint64 `json:"sent"`
+	ParitySent     uint64 `json:"parity_sent"`
+	// Asked and Wanted are how many parity packets go with 20 others now: of those that are
+	// sent, and of those that come.
+	Asked  int `json:"asked"`
+	Wanted int `json:"wanted"`
+	// TooFast: packets are lost because of the rate at which the peer sends. That is not hidden.
+	TooFast bool `json:"too_fast"`
 }
 
 // HostKeys are the ssh host keys of a node.
@@ -261,6 +281,9 @@ type Why struct {
 	SwitchReasons map[string]uint64 `json:"switch_reasons"`
 	LastSwitch    *time.Time        `json:"last_switch"`
 	LastReason    string            `json:"last_reason"`
+	// Loss and Repair are as those of Peer.
+	Loss   *float64 `json:"loss"`
+	Repair *Repair  `json:"repair"`
 }
 
 // Side is the network around one node.

@@ -41,6 +41,7 @@ const (
 type Estimator struct {
 	epoch   time.Time
 	begun   bool
+	base    ticks // how far the clocks of the two are apart, with the delay of the first packet
 	highest uint32
 	seen    uint64 // of the last 64 numbers, the highest first: arrived, or lost to a full queue
 	inRow   int    // lost at random, in a row, among those that are judged
@@ -91,10 +92,10 @@ func (e *Estimator) Loss() float64 { return e.loss }
 func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 	ahead := int(int32(a.Number - e.highest))
 	if !e.begun || ahead > ringSize || ahead < -ringSize {
-		e.begin(now, a.Number)
+		e.begin(now, a)
 		ahead = 1
 	}
-	delay := ticksOf(now.Sub(e.epoch)).since(ticks(a.Sent))
+	delay := (ticksOf(now.Sub(e.epoch)) - e.base).since(ticks(a.Sent))
 	e.least.note(now, leastMemory, -float64(delay))
 	queueing := time.Duration(float64(delay) + e.least.value())
 	e.most.note(now, mostMemory, float64(queueing))
@@ -116,9 +117,9 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 }
 
 // begin begins with the number of a packet, on a path that may be another one.
-func (e *Estimator) begin(now time.Time, number uint32) {
-	e.begun, e.highest, e.seen, e.window = true, number-1, ^uint64(0), now
-	e.burst = number
+func (e *Estimator) begin(now time.Time, a *Arrival) {
+	e.begun, e.highest, e.seen, e.window = true, a.Number-1, ^uint64(0), now
+	e.burst, e.base = a.Number, ticksOf(now.Sub(e.epoch))-ticks(a.Sent)
 	e.least, e.most = extreme{}, extreme{}
 }
 

@@ -64,7 +64,7 @@ func TestWantFollowsBursts(t *testing.T) {
 // Loss that comes with a full queue is congestion, and no reason for parity; whatever the clocks of
 // the two say, and also when their ticks come round.
 func TestCongestion(t *testing.T) {
-	for _, skew := range []time.Duration{0, -time.Hour, 3 * time.Second} {
+	for _, skew := range []time.Duration{0, -time.Hour, 3 * time.Second, 3200 * time.Millisecond, 3225 * time.Millisecond, -3330 * time.Millisecond} {
 		e, now, number := NewEstimator(start), start, uint32(0)
 		r := rand.New(rand.NewPCG(1, 1))
 		queue, step := time.Duration(0), 15*time.Microsecond
