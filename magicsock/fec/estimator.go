@@ -26,6 +26,8 @@ const (
 	// longest run of losses; up to twice as long.
 	leastMemory = 10 * time.Second
 	mostMemory  = 4 * time.Second
+	// standingSpan is for how long packets have to be late, up to twice as long, to show a queue.
+	standingSpan = 20 * time.Millisecond
 	// lateAfter is how many packets may overtake one until that counts as lost, at most 64.
 	lateAfter = 32
 	// firstLoss is what a path is taken to lose until more is known, for which firstWant is asked:
@@ -48,25 +50,30 @@ type Estimator struct {
 
 	last      ticks  // when highest was sent
 	burst     uint32 // the first number of the burst that highest is of
-	delays    ranks  // of queueing, by delayClass
-	places    ranks  // in a burst
-	delayedBy int    // class of highest
-	ours      bool   // loss comes with our own rate
-	unguarded bool   // that is not asked
+	pace      pace
+	delays    ranks // of queueing, by delayClass
+	places    ranks // in a burst
+	rates     ranks // at which they left
+	queues    queues
+	delayedBy int       // class of highest
+	leftAt    int       // likewise, of the rate
+	ours      bool      // loss comes with our own rate
+	judged    time.Time // when that was found
+	unguarded bool      // that is not asked
 
 	// The present window.
-	window   time.Time
-	arrived  int
-	lost     int
-	loss     float64 // average of the windows
-	want     uint8
+	window  time.Time
+	arrived int
+	lost    int
+	loss    float64 // average of the windows
+	want    uint8
 
-	least, most, run extreme
+	least, low, most, run extreme
 }
 
 // NewEstimator makes one whose times count from epoch.
 func NewEstimator(epoch time.Time) *Estimator {
-	return &Estimator{epoch: epoch, loss: firstLoss, want: firstWant, delays: ranks{mean: 0.5}, places: ranks{mean: 0.5}}
+	return &Estimator{epoch: epoch, loss: firstLoss, want: firstWant, delays: ranks{memory: shortMemory}, places: ranks{memory: shortMemory}, rates: ranks{memory: longMemory}}
 }
 
 // Guard says whether loss that comes with our own rate is told from random loss. It is at first.
@@ -98,10 +105,11 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 	delay := (ticksOf(now.Sub(e.epoch)) - e.base).since(ticks(a.Sent))
 	e.least.note(now, leastMemory, -float64(delay))
 	queueing := time.Duration(float64(delay) + e.least.value())
-	e.most.note(now, mostMemory, float64(queueing))
+	e.low.note(now, standingSpan, -float64(queueing))
+	e.most.note(now, mostMemory, float64(e.standing()))
 	e.arrived++
 	if ahead > 0 {
-		congested = ahead > 1 && e.gap(queueing)
+		congested = ahead > 1 && e.gap(now)
 		for range ahead - 1 {
 			e.shift(now, congested)
 		}
@@ -120,21 +128,56 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 func (e *Estimator) begin(now time.Time, a *Arrival) {
 	e.begun, e.highest, e.seen, e.window = true, a.Number-1, ^uint64(0), now
 	e.burst, e.base = a.Number, ticksOf(now.Sub(e.epoch))-ticks(a.Sent)
-	e.least, e.most = extreme{}, extreme{}
+	e.least, e.low, e.most = extreme{}, extreme{}, extreme{}
 }
 
-// gap judges a gap that a packet shows which was that late.
-func (e *Estimator) gap(queueing time.Duration) (congested bool) {
+// gap judges a gap that a packet shows.
+func (e *Estimator) gap(now time.Time) (congested bool) {
+	standing := e.standing()
+	if standing > max(congestionDelay, time.Duration(congestionPart*e.most.value())) {
+		return true
+	}
+	if e.queues.gap(standing); standing > congestionDelay && !e.queues.random() {
+		return true
+	}
 	e.delays.gap(e.delayedBy)
 	e.places.gap(int(e.highest - e.burst))
-	switch mean := max(e.delays.mean, e.places.mean); {
-	case mean > oursAbove:
+	if e.pace.gap() {
+		e.rates.gap(e.leftAt)
+	}
+	e.judge(now)
+	return e.ours
+}
+
+// judge decides whether loss comes with our own rate. While little is known the last verdict
+// holds, but not for ever.
+func (e *Estimator) judge(now time.Time) {
+	if e.ours && now.Sub(e.judged) >= oursTime {
+		e.ours = false
+		for _, r := range []*ranks{&e.delays, &e.places, &e.rates} {
+			r.forgive()
+		}
+	}
+	top, known := 0.0, false
+	for _, r := range []*ranks{&e.delays, &e.places, &e.rates} {
+		if mean, ok := r.mean(); ok {
+			top, known = max(top, mean), true
+		}
+	}
+	switch {
+	case top > oursAbove:
+		if !e.ours {
+			e.judged = now
+		}
 		e.ours = !e.unguarded
-	case mean < oursBelow:
+	case known && top < oursBelow:
 		e.ours = false
 	}
-	return e.ours || queueing > max(congestionDelay, time.Duration(congestionPart*e.most.value()))
 }
+
+// standing is the queueing delay that no packet of late had less than: of a queue, not of a
+// process or a radio that stood still for a moment.
+func (e *Estimator) standing() time.Duration { return time.Duration(-e.low.value()) }
 
 // newest takes in a packet that has the largest number.
 func (e *Estimator) newest(a *Arrival, queueing time.Duration) {
@@ -143,13 +186,16 @@ func (e *Estimator) newest(a *Arrival, queueing time.Duration) {
 	}
 	e.highest, e.last, e.delayedBy = a.Number, ticks(a.Sent), delayClass(queueing)
 	e.delays.note(e.delayedBy)
+	e.queues.note(e.standing())
 	e.places.note(int(e.highest - e.burst))
+	e.leftAt = e.pace.note(e.last, e.highest, 1+float64(e.Want())/BlockSize)
+	e.rates.note(e.leftAt)
 }
 
 // delayClass returns the class of a delay among the ranks: steps of 100 µs up to 3.2 ms, and of
 // 800 µs above.
 func delayClass(d time.Duration) int {
-	const fine = rankClasses / 2
+	const fine = 32
 	if n := int(d / tick); n < fine {
 		return max(n, 0)
 	}
