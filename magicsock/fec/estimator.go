@@ -11,6 +11,7 @@ const (
 	windowPackets = 400
 	windowTime    = time.Second
 	fullWindow    = 100
+	firstWindow   = 50 // packets, at the start of a path
 	// upwards and downwards are the weights of a window in the average.
 	upwards, downwards = 0.4, 0.15
 	// residual is the loss that may remain: each that QUIC sees costs it seconds. margin is how
@@ -30,10 +31,9 @@ const (
 	standingSpan = 20 * time.Millisecond
 	// lateAfter is how many packets may overtake one until that counts as lost, at most 64.
 	lateAfter = 32
-	// firstLoss is what a path is taken to lose until more is known, for which firstWant is asked:
-	// a start without parity costs slow start.
-	firstLoss = 0.01
-	firstWant = 4
+	// firstPackets are those of the start of a path, when it is taken to lose all that it may lose by
+	// what is known: each loss that remains then ends slow start.
+	firstPackets = 2000
 	// burstGap is how far apart packets of one burst leave at most.
 	burstGap = 200 * time.Microsecond
 )
@@ -66,14 +66,16 @@ type Estimator struct {
 	arrived int
 	lost    int
 	loss    float64 // average of the windows
-	want    uint8
+	// Of the path since it began.
+	total, totalLost int
+	want             uint8
 
 	least, low, most, run extreme
 }
 
 // NewEstimator makes one whose times count from epoch.
 func NewEstimator(epoch time.Time) *Estimator {
-	return &Estimator{epoch: epoch, loss: firstLoss, want: firstWant, delays: ranks{memory: shortMemory}, places: ranks{memory: shortMemory}, rates: ranks{memory: longMemory}}
+	return &Estimator{epoch: epoch, want: MaxParity, delays: ranks{memory: shortMemory}, places: ranks{memory: shortMemory}, rates: ranks{memory: longMemory}}
 }
 
 // Guard says whether loss that comes with our own rate is told from random loss. It is at first.
@@ -118,7 +120,11 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 	} else if -ahead < 64 {
 		e.seen |= 1 << -ahead
 	}
-	if all := e.arrived + e.lost; all >= windowPackets || now.Sub(e.window) >= windowTime {
+	full := windowPackets
+	if e.total < firstPackets {
+		full = firstWindow
+	}
+	if e.arrived+e.lost >= full || now.Sub(e.window) >= windowTime {
 		e.close(now)
 	}
 	return congested
@@ -129,6 +135,7 @@ func (e *Estimator) begin(now time.Time, a *Arrival) {
 	e.begun, e.highest, e.seen, e.window = true, a.Number-1, ^uint64(0), now
 	e.burst, e.base = a.Number, ticksOf(now.Sub(e.epoch))-ticks(a.Sent)
 	e.least, e.low, e.most = extreme{}, extreme{}, extreme{}
+	e.total, e.totalLost, e.want = 0, 0, MaxParity
 }
 
 // gap judges a gap that a packet shows.
@@ -219,16 +226,32 @@ func (e *Estimator) shift(now time.Time, seen bool) {
 
 // close ends a window.
 func (e *Estimator) close(now time.Time) {
-	all := float64(e.arrived + e.lost)
-	loss := float64(e.lost) / all
-	weight := upwards
-	if loss < e.loss {
-		weight = downwards
+	all := e.arrived + e.lost
+	loss := float64(e.lost) / float64(all)
+	e.total, e.totalLost = e.total+all, e.totalLost+e.lost
+	first := e.total < firstPackets
+	switch {
+	case first:
+		e.loss = float64(e.totalLost) / float64(e.total)
+	case loss < e.loss:
+		e.loss -= downwards * min(1, float64(all)/fullWindow) * (e.loss - loss)
+	default:
+		e.loss += upwards * min(1, float64(all)/fullWindow) * (loss - e.loss)
 	}
-	e.loss += weight * min(1, all/fullWindow) * (loss - e.loss)
 	e.window, e.arrived, e.lost = now, 0, 0
 	e.run.expire(now, leastMemory)
-	e.want = wanted(e.loss, int(e.run.value()))
+	worst := e.loss
+	if first {
+		worst = atMost(e.totalLost, e.total)
+	}
+	e.want = wanted(worst, int(e.run.value()))
+}
+
+// atMost is the largest loss of a path of which so many packets of all were lost, but for one
+// case in twenty or so.
+func atMost(lost, all int) float64 {
+	k := float64(lost)
+	return min(1, (k+2*math.Sqrt(k)+3)/float64(all))
 }
 
 // wanted is the least number of parity packets that leave little enough of a loss, and repair

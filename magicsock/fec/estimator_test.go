@@ -32,7 +32,7 @@ func TestWantFollowsLoss(t *testing.T) {
 	}{{0, 0, 0}, {0.1, 1, 4}, {1, 3, 5}, {2, 4, 7}, {5, 7, 8}, {20, 8, 8}} {
 		e, now, number := NewEstimator(start), start, uint32(0)
 		r := rand.New(rand.NewPCG(1, uint64(test.percent*10)))
-		if e.Want() != firstWant {
+		if e.Want() != MaxParity {
 			t.Errorf("asks for %d at first", e.Want())
 		}
 		lose := func() bool { return r.Float64()*100 < test.percent }
