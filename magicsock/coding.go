@@ -33,6 +33,7 @@ type Coding struct {
 	sending atomic.Bool   // the other side opens what is sent
 	wanted  atomic.Uint32 // parity packets of a block that we want,
 	asked   atomic.Uint32 // and that we are asked for
+	more    chan struct{} // holds one: repairs began, or there are to be more of them
 
 	sent struct {
 		data, parity atomic.Uint64 // packets
@@ -73,7 +74,7 @@ type CodingInfo struct {
 // understood from now on; Start begins to send.
 func (c *Conn) Code(id identity.NodeID, send, receive fec.Key) *Coding {
 	now := time.Now()
-	k := &Coding{c: c, node: id, enc: fec.NewEncoder(send, now), dec: fec.NewDecoder(receive, now), est: fec.NewEstimator(now)}
+	k := &Coding{c: c, node: id, more: make(chan struct{}, 1), enc: fec.NewEncoder(send, now), dec: fec.NewDecoder(receive, now), est: fec.NewEstimator(now)}
 	k.est.Guard(!c.cfg.FECUnguarded)
 	k.out.k = k
 	k.open.Store(true)
@@ -84,7 +85,21 @@ func (c *Conn) Code(id identity.NodeID, send, receive fec.Key) *Coding {
 }
 
 // Start says that the other side has Code called, too.
-func (k *Coding) Start() { k.sending.Store(true) }
+func (k *Coding) Start() {
+	k.sending.Store(true)
+	k.tellMore()
+}
+
+// More yields when loss begins to be repaired, or more of it: what was lost before has slowed QUIC
+// down for nothing.
+func (k *Coding) More() <-chan struct{} { return k.more }
+
+func (k *Coding) tellMore() {
+	select {
+	case k.more <- struct{}{}:
+	default:
+	}
+}
 
 // Close ends the sending. What is under way is still understood.
 func (k *Coding) Close() {
@@ -327,7 +342,9 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 	}
 	k.c.stats.recvCoded.Add(1)
 	k.c.stats.repaired.Add(k.dec.Stats().Repaired - before.Repaired)
-	k.asked.Store(uint32(a.Want))
+	if before := k.asked.Swap(uint32(a.Want)); uint32(a.Want) > before+1 {
+		k.tellMore()
+	}
 	k.heard = now
 	if !a.Stray && k.est.Arrived(now, &a) {
 		k.congested = true

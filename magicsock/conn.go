@@ -311,6 +311,15 @@ func (c *Conn) withLinks(addrs []netip.AddrPort) []netip.AddrPort {
 
 func isNumber(s string) bool { _, err := strconv.Atoi(s); return err == nil }
 
+// MeasureAnew has QUIC forget what it knows of the path to a node (internal/outage), though there
+// was no outage.
+func (c *Conn) MeasureAnew(id identity.NodeID) {
+	c.paths.turn(id)
+	if c.cfg.OnRevived != nil {
+		c.cfg.OnRevived(id)
+	}
+}
+
 // Forget removes all that is known about a node.
 func (c *Conn) Forget(id identity.NodeID) {
 	c.paths.forget(id)

@@ -197,6 +197,16 @@ func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (
 	return r, nil, acts
 }
 
+// turn has QUIC, where it was dialled, know a node by its other address from now on.
+func (p *paths) turn(id identity.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	mapped, _ := p.nodes.MappedOf(id)
+	if e, ok := p.peers[mapped]; ok {
+		e.silence.Turn()
+	}
+}
+
 // active says that payload of some session moved a short while ago.
 func (p *paths) active(now time.Time) bool {
 	p.mu.Lock()

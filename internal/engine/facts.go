@@ -181,6 +181,48 @@ func (s *session) expectCoding() error {
 	return nil
 }
 
+// How often a session speeds up, and how long after repairs began: what was lost before has to
+// have slowed QUIC down.
+const (
+	speedUpGap  = time.Minute
+	speedUpWait = 250 * time.Millisecond
+)
+
+// speedUp has QUIC start anew when losses that are repaired from now on have slowed it down: it
+// would take a round trip for each packet that its window is to be larger. ctx is that of
+// the connection.
+func (s *session) speedUp(ctx context.Context) {
+	pause := func(d time.Duration) bool {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		}
+	}
+	for lost := uint64(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.coding.More():
+		}
+		if !pause(speedUpWait) {
+			return
+		}
+		now := s.conn.Stats().PacketsLost
+		if now == lost {
+			continue
+		}
+		lost = now
+		s.peer.engine.cfg.Endpoint.Socket().MeasureAnew(s.peer.id)
+		if !pause(speedUpGap) {
+			return
+		}
+	}
+}
+
 // takeFacts takes what the peer says about its network.
 func (p *peer) takeFacts(body []byte) (*wire.Facts, error) {
 	var f wire.Facts

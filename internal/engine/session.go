@@ -216,6 +216,9 @@ func (s *session) run() {
 	tasks.Go(func() { s.writeMessages(ctx) })
 	tasks.Go(s.readMessages)
 	tasks.Go(func() { s.keepOpen(ctx) })
+	if s.coding != nil {
+		tasks.Go(func() { s.speedUp(ctx) })
+	}
 	<-ctx.Done()
 	stats := s.conn.Stats()
 	s.peer.engine.log.Debug("session ended", "peer", s.peer.id, "sent", stats.PacketsSent, "received", stats.PacketsReceived,

@@ -57,6 +57,9 @@ func (w *Watch) Heard(now time.Time) (turn int, over bool) {
 	return w.turn, over
 }
 
+// Turn changes the turn without an outage.
+func (w *Watch) Turn() { w.turn = 1 - w.turn }
+
 // Missed copies the packets that the node may have missed, oldest first.
 func (w *Watch) Missed(now time.Time) [][]byte {
 	held := w.held

@@ -16,7 +16,7 @@ const (
 	callMeAnswer = 2 * time.Second         // smallest gap of a call-me-maybe that answers one
 	upgradeGap   = 60 * time.Second        // gap of rounds that look for something better
 	detourGap    = 10 * time.Second        // the same while the path leads through somebody's tunnel
-	codedFrom     = 5 * time.Millisecond    // no packet is coded below this latency
+	codedFrom    = 5 * time.Millisecond    // no packet is coded below this latency
 	goodEnough   = 5 * time.Millisecond    // no such round at or below this latency
 
 	probeDelay    = 500 * time.Millisecond // payload unanswered: first probe
