@@ -209,9 +209,7 @@ func (n *node) searchAt(now time.Time) time.Time {
 	if n.searching(now) {
 		t = n.turn.last.Add(discoveryGap)
 	}
-	if n.wanting(now) {
-		t = earlier(t, later(n.use.want, n.turn.retry).Add(retryPing))
-	}
+	t = earlier(t, n.retryAt(now))
 	for _, p := range n.paths {
 		t = earlier(t, n.roomDue(p))
 	}

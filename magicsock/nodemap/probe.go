@@ -71,7 +71,7 @@ func (m *Map) payBudget(now time.Time, n *node) bool {
 // budget is spent; in the last case Tick does it later.
 func (m *Map) probe(now time.Time, n *node, p *path, why probeWhy) {
 	gap := discoveryGap
-	if p.answered(now) && n.wanting(now) {
+	if p.answered(now) && !n.retryAt(now).IsZero() {
 		gap = retryPing
 	}
 	if !why.over && age(now, p.out.last) < gap {

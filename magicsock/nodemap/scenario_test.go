@@ -46,6 +46,32 @@ func TestScenarioDirectWithoutRelay(t *testing.T) {
 	}
 }
 
+// After a network change a lost ping is made up for within a second or so, though payload of the
+// node goes on arriving all the time.
+func TestScenarioNetworkChangeLosesPing(t *testing.T) {
+	s, a, b := pair(t, false)
+	a.payload, b.payload = 500, 500
+	a.stream(b, tick20, time.Minute)
+	b.stream(a, tick20, time.Minute)
+	lose := false
+	s.drop = func(from, to netip.AddrPort, size int) bool {
+		lost := lose && from == a.local && size >= 1200
+		lose = lose && !lost
+		return lost
+	}
+	for range 10 { // at another time between two pings of b
+		s.run(5*time.Second - 300*time.Millisecond)
+		wantConn(t, a, b, ConnDirect)
+		lose = true
+		a.do(a.m.NetworkChanged(s.now))
+		s.run(1300 * time.Millisecond)
+		wantConn(t, a, b, ConnDirect)
+		if lose {
+			t.Error("no ping was lost")
+		}
+	}
+}
+
 func TestScenarioAnswererKnowsNoAddress(t *testing.T) {
 	s := newSim(t)
 	a, b := s.node(1, addrA), s.node(2, addrB)

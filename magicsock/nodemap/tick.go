@@ -122,7 +122,7 @@ func (m *Map) search(now time.Time, n *node) {
 			m.tendRoom(now, n, p, false)
 		}
 	}
-	if n.retryDue(now) {
+	if due(now, n.retryAt(now)) {
 		n.turn.retry = now
 		for _, p := range n.paths {
 			if p.answered(now) {
@@ -144,10 +144,20 @@ func (n *node) searching(now time.Time) bool {
 	return n.use.sent.After(n.turn.last) || n.wanting(now) || age(now, later(n.use.sent, n.use.received)) < searchTime
 }
 
-// retryDue says that addresses that had answered are to be pinged again, since
-// something is unanswered.
-func (n *node) retryDue(now time.Time) bool {
-	return n.wanting(now) && age(now, n.use.want) >= retryPing && age(now, n.turn.retry) >= retryPing
+// retryAt returns when addresses that had answered are to be pinged again, zero for never: while
+// something is unanswered, or payload has nowhere to go, though the node may be heard.
+func (n *node) retryAt(now time.Time) time.Time {
+	var since time.Time
+	if n.wanting(now) {
+		since = n.use.want
+	}
+	if age(now, n.use.sent) < unreachableTime {
+		since = earlier(since, n.use.stuck)
+	}
+	if since.IsZero() {
+		return since
+	}
+	return later(since, n.turn.retry).Add(retryPing)
 }
 
 // tendRelay pings through the relay while it carries payload without an answer.
