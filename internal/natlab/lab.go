@@ -26,6 +26,8 @@ type Lab struct {
 	networks int
 	relays   map[string]*Relay // by host:port
 	wake     chan struct{}
+	lose     func() bool
+	lost     int
 }
 
 // packet is a UDP datagram.
@@ -71,6 +73,21 @@ func New(t testing.TB) *Lab {
 		<-stopped
 	})
 	return l
+}
+
+// Lose has lose asked about each packet on the public network from now on, one at a time, whether it
+// is lost. Nil: none is.
+func (l *Lab) Lose(lose func() bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lose = lose
+}
+
+// Lost counts the packets that were lost that way.
+func (l *Lab) Lost() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
 }
 
 // run does what is due until done.
@@ -152,6 +169,10 @@ func (n *Network) address6() netip.Addr {
 
 // carry puts a packet on the network. l.mu is held.
 func (n *Network) carry(p packet) {
+	if l := n.lab; n.gateway == nil && l.lose != nil && l.lose() {
+		l.lost++
+		return
+	}
 	n.lab.after(func() {
 		switch end := n.ends[p.to.Addr()]; {
 		case end != nil:

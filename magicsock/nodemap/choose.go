@@ -65,7 +65,7 @@ func (n *node) way(now time.Time) (ConnType, Route) {
 			r.Cut, r.Wide = n.features.Cut, n.relay.url
 		}
 		if !n.hasRelay(now) || !n.suspect(now, p) {
-			r.Coded = n.features.FEC && r.Max == 0 && p.latency >= codedFrom
+			r.Coded = n.mayCode(p) && r.Max == 0
 			return ConnDirect, r
 		}
 		r.Relay = n.relay.url
@@ -77,6 +77,9 @@ func (n *node) way(now time.Time) (ConnType, Route) {
 	r.Relay = n.relay.url
 	return ConnRelay, r
 }
+
+// mayCode says that packets by an address may be coded, if they are not too large for it then.
+func (n *node) mayCode(p *path) bool { return n.features.FEC && p.latency >= codedFrom }
 
 // change records and reports a change of path. When the address in use fell
 // silent, the last packets go out again on the new path.

@@ -75,6 +75,8 @@ func (r *room) next() int {
 		return 0
 	case r.limit == 0:
 		return cutSize
+	case r.high == r.inUse && r.high-codedExtra > r.limit: // if they are too large only coded
+		return r.high - codedExtra
 	}
 	return (r.limit + r.high) / 2
 }

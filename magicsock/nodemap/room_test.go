@@ -21,6 +21,46 @@ func wide(t *testing.T, relay bool, f Features) (s *sim, a, b *simNode, setMTU f
 
 var both = Features{MTUProbe: true, Cut: true}
 
+// Packets are coded on a direct path of 5 ms and more to a node that joins in, if the path takes
+// them with what coding adds. A path that does not takes them as they are; nothing is lost by
+// trying, then or later.
+func TestRouteCoded(t *testing.T) {
+	fec := Features{MTUProbe: true, Cut: true, FEC: true}
+	for _, test := range []struct {
+		name     string
+		features Features
+		delay    time.Duration
+		mtu      int
+		want     bool
+	}{
+		{"far", fec, 10 * time.Millisecond, 1452, true},
+		{"near", fec, 2 * time.Millisecond, 1452, false},
+		{"without the feature", both, 10 * time.Millisecond, 1452, false},
+		{"just large enough", fec, 10 * time.Millisecond, 1436 + codedExtra, true},
+		{"too small for coded ones", fec, 10 * time.Millisecond, 1436, false},
+	} {
+		s, a, b, setMTU := wide(t, true, test.features)
+		s.delay = test.delay
+		setMTU(test.mtu)
+		a.payload = 1436
+		a.stream(b, tick20, 3*time.Minute)
+		s.run(20 * time.Second)
+		wantConn(t, a, b, ConnDirect)
+		settled := s.now
+		for range 140 {
+			s.run(time.Second)
+			if r := a.route1(b); r.Coded != test.want || r.Max > 0 && r.Max < 1436 {
+				t.Fatalf("%s: %+v after %v", test.name, r, s.now.Sub(settled))
+			}
+		}
+		s.drop = func(netip.AddrPort, netip.AddrPort, int) bool { return true }
+		s.run(10 * time.Second)
+		if r := a.route1(b); r.Coded {
+			t.Errorf("%s: coded by the relay", test.name)
+		}
+	}
+}
+
 func (a *simNode) route1(b *simNode) Route {
 	r, _ := a.m.Route(a.now, a.m.byID[b.id].mapped, 100, 1, false)
 	return r

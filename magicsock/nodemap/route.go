@@ -18,7 +18,7 @@ func (m *Map) Route(now time.Time, mapped netip.AddrPort, n, packets int, quicIn
 	}
 	if p := nd.best; p != nil && n > paddedSize {
 		size := n / max(packets, 1)
-		if nd.choice.route.Coded {
+		if nd.mayCode(p) {
 			size += codedExtra
 		}
 		if p.room.note(size, packets) && p.room.limit > 0 {
