@@ -188,9 +188,8 @@ func TestOurs(t *testing.T) {
 			if left == 0 && r.Float64() < p/float64(n) {
 				left = n
 			}
-			left = max(left-1, -1)
-			lost := left >= 0
-			left = max(left, 0)
+			lost := left > 0
+			left = max(left-1, 0)
 			return lost
 		}
 	}
@@ -223,5 +222,77 @@ func TestOurs(t *testing.T) {
 		if gaps < 50 || test.ours && share < 0.9 || !test.ours && share > 0.02 {
 			t.Errorf("%s: %d of %d gaps are taken for congestion", test.name, congested, gaps)
 		}
+	}
+}
+
+// An AQM loses packets only while its queue stands: that is congestion, whatever the length of
+// the queue. Where an empty queue loses as many, they are lost at random.
+func TestQueueThatStands(t *testing.T) {
+	for _, aqm := range []bool{true, false} {
+		e, now, number := NewEstimator(start), start, uint32(0)
+		r := rand.New(rand.NewPCG(1, 1))
+		queue, step := time.Duration(0), 10*time.Microsecond
+		delay := func() time.Duration { return 40*time.Millisecond + queue }
+		lose := func() bool {
+			if queue = max(0, queue+step); queue > 40*time.Millisecond || queue == 0 {
+				step = -step
+			}
+			return r.Float64() < 0.01 && (!aqm || queue > 10*time.Millisecond)
+		}
+		gaps := 0
+		counted := func() bool {
+			lost := lose()
+			if lost {
+				gaps++
+			}
+			return lost
+		}
+		congested := feed(e, &now, &number, 60*time.Second, 300*time.Microsecond, delay, counted)
+		if share := float64(congested) / float64(gaps); aqm && share < 0.9 || !aqm && share > 0.5 {
+			t.Errorf("an AQM %v: %d of %d gaps are congestion", aqm, congested, gaps)
+		}
+		if aqm && e.Want() > 2 || !aqm && e.Want() < 2 {
+			t.Errorf("an AQM %v: asks for %d", aqm, e.Want())
+		}
+	}
+}
+
+// A machine or a radio that stands still for a moment, again and again, is no full queue.
+func TestStandstillIsNoQueue(t *testing.T) {
+	e, now, number := NewEstimator(start), start, uint32(0)
+	r := rand.New(rand.NewPCG(1, 1))
+	behind := time.Duration(0)
+	delay := func() time.Duration {
+		if behind = max(0, behind-300*time.Microsecond); r.IntN(300) == 0 {
+			behind = 15 * time.Millisecond // all that came meanwhile comes at once
+		}
+		return 40*time.Millisecond + behind
+	}
+	congested := feed(e, &now, &number, 60*time.Second, 300*time.Microsecond, delay, func() bool { return r.IntN(20) == 0 })
+	if congested > 10 || e.Want() != MaxParity {
+		t.Errorf("%d gaps are congestion, asks for %d", congested, e.Want())
+	}
+}
+
+// A verdict that loss is ours is reached anew after a minute: random loss may be too rare to
+// show.
+func TestVerdictIsReachedAnew(t *testing.T) {
+	e := NewEstimator(start)
+	short := hop{50e6 / 8, 3 * 50e6 / 8 / 1000, false, func(*rand.Rand) bool { return false }}
+	short.play(rand.New(rand.NewPCG(1, 2)), e, 20*time.Second, func(time.Duration) float64 { return 1.05 })
+	if !e.Ours() {
+		t.Fatal("a short queue is not found out")
+	}
+	now, number := start.Add(20*time.Second), e.highest
+	r := rand.New(rand.NewPCG(3, 4))
+	feed(e, &now, &number, 2*oursTime, 3*time.Millisecond, steady(40*time.Millisecond), func() bool { return r.IntN(200) == 0 })
+	if e.Ours() || e.Want() == 0 {
+		t.Errorf("0.5 %% lost at random: ours %v, asks for %d", e.Ours(), e.Want())
+	}
+	unguarded := NewEstimator(start)
+	unguarded.Guard(false)
+	short.play(rand.New(rand.NewPCG(1, 2)), unguarded, 20*time.Second, func(time.Duration) float64 { return 1.05 })
+	if unguarded.Ours() {
+		t.Error("a verdict without the guard")
 	}
 }
