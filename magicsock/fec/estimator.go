@@ -12,6 +12,8 @@ const (
 	windowTime    = time.Second
 	fullWindow    = 100
 	firstWindow   = 50 // packets, at the start of a path
+	// runWeight is that of a run of losses in the average of their lengths.
+	runWeight = 1.0 / 16
 	// upwards and downwards are the weights of a window in the average.
 	upwards, downwards = 0.4, 0.15
 	// residual is the loss that may remain: each that QUIC sees costs it seconds. margin is how
@@ -45,8 +47,9 @@ type Estimator struct {
 	begun   bool
 	base    ticks // how far the clocks of the two are apart, with the delay of the first packet
 	highest uint32
-	seen    uint64 // of the last 64 numbers, the highest first: arrived, or lost to a full queue
-	inRow   int    // lost at random, in a row, among those that are judged
+	seen    uint64  // of the last 64 numbers, the highest first: arrived, or lost to a full queue
+	inRow   int     // lost at random, in a row, among those that are judged
+	usual   float64 // average length of such runs
 
 	last      ticks  // when highest was sent
 	burst     uint32 // the first number of the burst that highest is of
@@ -215,7 +218,8 @@ func (e *Estimator) shift(now time.Time, seen bool) {
 		e.lost++
 		e.inRow++
 		e.run.note(now, leastMemory, float64(e.inRow))
-	} else {
+	} else if e.inRow > 0 {
+		e.usual += runWeight * (float64(e.inRow) - e.usual)
 		e.inRow = 0
 	}
 	e.seen <<= 1
@@ -244,7 +248,7 @@ func (e *Estimator) close(now time.Time) {
 	if first {
 		worst = atMost(e.totalLost, e.total)
 	}
-	e.want = wanted(worst, int(e.run.value()))
+	e.want = wanted(worst, int(e.run.value()), max(1, int(math.Round(e.usual))))
 }
 
 // atMost is the largest loss of a path of which so many packets of all were lost, but for one
@@ -256,26 +260,27 @@ func atMost(lost, all int) float64 {
 
 // wanted is the least number of parity packets that leave little enough of a loss, and repair
 // the longest run of late.
-func wanted(loss float64, run int) uint8 {
+func wanted(loss float64, run, usual int) uint8 {
 	if loss < negligible {
 		return 0
 	}
 	for m := min(run+1, MaxParity); m < MaxParity; m++ {
-		if remaining(min(margin*loss, 1), m) <= residual {
+		if remaining(min(margin*loss, 1), m, usual) <= residual {
 			return uint8(m)
 		}
 	}
 	return MaxParity
 }
 
-// remaining is the part of the data packets that stays lost when each packet of a block of 20 and
-// m is lost with probability p: more than m of them have to be.
-func remaining(p float64, m int) (rest float64) {
+// remaining is the part of the data packets that stays lost when packets are lost with probability
+// p, so many in a row each time: more than m of the 20 and m of a block have to be.
+func remaining(p float64, m, run int) (rest float64) {
 	n := BlockSize + m
+	p /= float64(run)
 	chance := math.Pow(1-p, float64(n)) // that none is lost
 	for lost := range n + 1 {
-		if lost > m {
-			rest += chance * float64(lost) / float64(n)
+		if lost*run > m {
+			rest += chance * float64(lost*run) / float64(n)
 		}
 		chance *= float64(n-lost) / float64(lost+1) * p / (1 - p)
 	}

@@ -123,7 +123,7 @@ func TestRemaining(t *testing.T) {
 				lost += ofData
 			}
 		}
-		got, want := float64(lost)/float64(blocks*BlockSize), remaining(test.p, test.m)
+		got, want := float64(lost)/float64(blocks*BlockSize), remaining(test.p, test.m, 1)
 		if got < 0.9*want || got > 1.1*want {
 			t.Errorf("p %v, m %d: %v remains, reckoned %v", test.p, test.m, got, want)
 		}
