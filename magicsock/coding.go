@@ -70,9 +70,12 @@ type CodingInfo struct {
 	Received             fec.Stats
 }
 
+// CodingKey is that of the tags of one direction.
+type CodingKey = fec.Key
+
 // Code makes what codes packets with a node by the keys of a connection with it. What comes is
 // understood from now on; Start begins to send.
-func (c *Conn) Code(id identity.NodeID, send, receive fec.Key) *Coding {
+func (c *Conn) Code(id identity.NodeID, send, receive CodingKey) *Coding {
 	now := time.Now()
 	k := &Coding{c: c, node: id, more: make(chan struct{}, 1), enc: fec.NewEncoder(send, now), dec: fec.NewDecoder(receive, now), est: fec.NewEstimator(now)}
 	k.est.Guard(!c.cfg.FECUnguarded)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/wire"
-	"github.com/nodetun/nodetun/magicsock/fec"
+	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
 
@@ -166,7 +166,7 @@ func (s *session) expectCoding() error {
 	if e.cfg.NoFEC {
 		return nil
 	}
-	var keys [2]fec.Key
+	var keys [2]magicsock.CodingKey
 	secret, err := s.conn.ExportKeyingMaterial(codingLabel, nil, len(keys)*len(keys[0]))
 	if err != nil {
 		return fmt.Errorf("keys of fec: %w", err)
