@@ -32,6 +32,9 @@ func (c *Conn) perform(acts []nodemap.Action) {
 			c.resend(a.Node, a.Route)
 		case nodemap.PathChanged:
 			c.pathChanged(a)
+		case nodemap.Lengthened:
+			c.log.Debug("the path has become longer", "node", a.Node)
+			c.MeasureAnew(a.Node)
 		case nodemap.Discover:
 			if c.cfg.Discover != nil {
 				c.cfg.Discover(a.Node)

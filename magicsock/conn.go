@@ -103,9 +103,9 @@ type Config struct {
 	OnAddrsChange func()
 	// OnNetInfo is told when NetInfo changed. Nil: nobody is.
 	OnNetInfo func()
-	// OnRevived is told of a node that is heard again after an outage, so that
-	// connections that this side dialled can begin to measure their path anew. It
-	// must return at once. Nil: nobody is.
+	// OnRevived is told of a node that is heard again after an outage, or whose path has
+	// become another one, so that connections that this side dialled can begin to measure
+	// it anew. It must return at once. Nil: nobody is.
 	OnRevived func(identity.NodeID)
 	// Discover is asked to find addresses of a node of which none answers.
 	// Nil: nobody is.

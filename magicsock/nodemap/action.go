@@ -32,6 +32,8 @@ const (
 	PunchSpray
 	// Discover: no address that answers is known; ask discovery.
 	Discover
+	// Lengthened: the path has become longer for good, and QUIC is to measure it anew.
+	Lengthened
 )
 
 // String returns the name of the kind.
@@ -53,6 +55,8 @@ func (k Kind) String() string {
 		return "punch-spray"
 	case Discover:
 		return "discover"
+	case Lengthened:
+		return "lengthened"
 	}
 	return "unknown"
 }

@@ -182,6 +182,7 @@ func (m *Map) pongByUDP(now time.Time, n *node, p *path, f ping) {
 	p.room.arrived(f.size, f.sent)
 	p.detour = m.cfg.Detour != nil && m.cfg.Detour(p.addr.Addr())
 	p.pong(now, age(now, f.sent), f.size)
+	m.measured(n, p, age(now, f.sent))
 	p.watch.ping = n.unansweredAfter(p.addr, f.sent)
 	if p.room.limit != before {
 		n.choice.fast = time.Time{}

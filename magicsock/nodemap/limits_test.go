@@ -418,8 +418,8 @@ func TestTexts(t *testing.T) {
 	if s := UDPAddr(bobUDP).String() + " " + RelayAddr(url).String() + " " + (Addr{}).String(); s != "198.51.100.2:41820 https://a.example./ none" {
 		t.Error(s)
 	}
-	for k := SendPing; k <= Discover+1; k++ {
-		if (k.String() == "unknown") != (k > Discover) {
+	for k := SendPing; k <= Lengthened+1; k++ {
+		if (k.String() == "unknown") != (k > Lengthened) {
 			t.Errorf("kind %d: %v", k, k)
 		}
 	}

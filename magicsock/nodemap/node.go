@@ -34,6 +34,7 @@ type node struct {
 	use      usage
 	turn     rounds
 	choice   choice
+	length   length
 	unproven bucket // pings to addresses that never answered
 	claim    Claim
 }

@@ -25,6 +25,7 @@ func (m *Map) Route(now time.Time, mapped netip.AddrPort, n, packets int, quicIn
 			nd.choice.fast = time.Time{}
 		}
 	}
+	nd.length.bytes += n
 	if now.Before(nd.choice.fast) {
 		m.sent(now, nd)
 		return nd.choice.route, nil
@@ -110,6 +111,7 @@ func (m *Map) Received(now time.Time, from Addr, relaySrc identity.NodeID, n int
 	case nd.choice.conn == ConnNone:
 		p.grant.received(now, n)
 	}
+	nd.length.bytes += n
 	m.received(now, nd)
 	return nd.mapped, true
 }
