@@ -9,8 +9,12 @@ import (
 	"github.com/klauspost/reedsolomon"
 )
 
-// blockTime is how long a block waits for its next packets.
-const blockTime = 5 * time.Millisecond
+const (
+	// blockTime is how long a block waits for its next packets.
+	blockTime = 5 * time.Millisecond
+	// shortParity is how many more parity packets than others a short block has at the most.
+	shortParity = 3
+)
 
 // coder returns what codes blocks with so many parity packets. The rows of one are the first
 // rows of all that have more.
@@ -118,7 +122,8 @@ func (e *Encoder) Due() time.Time {
 // Parity ends the block, and calls f with each of its parity packets, which are valid until it
 // returns.
 func (e *Encoder) Parity(f func(packet []byte)) {
-	for i := range e.rows {
+	// A packet alone needs no more than four others that are the same.
+	for i := range min(e.rows, e.count+shortParity) {
 		packet := append(e.packet[:0], KindParity)
 		packet = binary.BigEndian.AppendUint32(packet, e.first)
 		packet = append(packet, byte(e.count), byte(i), 0, 0, 0, 0, 0)
@@ -126,6 +131,8 @@ func (e *Encoder) Parity(f func(packet []byte)) {
 		e.key.seal(packet)
 		f(packet)
 		e.packet = packet
+	}
+	for i := range e.rows {
 		clear(e.sums[i][:e.size])
 	}
 	e.count, e.rows, e.size = 0, 0, 0

@@ -21,23 +21,13 @@ const (
 	residual   = 1.5e-5
 	margin     = 1.2
 	negligible = 5e-4
-	// congestionDelay is the least queueing delay that means a full queue, and congestionPart the
-	// part of the largest delay of late.
-	congestionDelay = 8 * time.Millisecond
-	congestionPart  = 0.6
-	// leastMemory and mostMemory are how long the least and the largest delay count, and the
-	// longest run of losses; up to twice as long.
-	leastMemory = 10 * time.Second
-	mostMemory  = 4 * time.Second
-	// standingSpan is for how long packets have to be late, up to twice as long, to show a queue.
-	standingSpan = 20 * time.Millisecond
+	// runMemory is how long the longest run of losses counts, up to twice as long.
+	runMemory = 10 * time.Second
 	// lateAfter is how many packets may overtake one until that counts as lost, at most 64.
 	lateAfter = 32
 	// firstPackets are those of the start of a path, when it is taken to lose all that it may lose by
 	// what is known: each loss that remains then ends slow start.
 	firstPackets = 2000
-	// burstGap is how far apart packets of one burst leave at most.
-	burstGap = 200 * time.Microsecond
 )
 
 // Estimator learns from the packets that arrive by one path which loss is random. Make one with
@@ -50,19 +40,7 @@ type Estimator struct {
 	seen    uint64  // of the last 64 numbers, the highest first: arrived, or lost to a full queue
 	inRow   int     // lost at random, in a row, among those that are judged
 	usual   float64 // average length of such runs
-
-	last      ticks  // when highest was sent
-	burst     uint32 // the first number of the burst that highest is of
-	pace      pace
-	delays    ranks // of queueing, by delayClass
-	places    ranks // in a burst
-	rates     ranks // at which they left
-	queues    queues
-	delayedBy int       // class of highest
-	leftAt    int       // likewise, of the rate
-	ours      bool      // loss comes with our own rate
-	judged    time.Time // when that was found
-	unguarded bool      // that is not asked
+	guard   guard
 
 	// The present window.
 	window  time.Time
@@ -73,20 +51,20 @@ type Estimator struct {
 	total, totalLost int
 	want             uint8
 
-	least, low, most, run extreme
+	run extreme
 }
 
 // NewEstimator makes one whose times count from epoch.
 func NewEstimator(epoch time.Time) *Estimator {
-	return &Estimator{epoch: epoch, want: MaxParity, delays: ranks{memory: shortMemory}, places: ranks{memory: shortMemory}, rates: ranks{memory: longMemory}}
+	return &Estimator{epoch: epoch, want: MaxParity, guard: newGuard()}
 }
 
 // Guard says whether loss that comes with our own rate is told from random loss. It is at first.
-func (e *Estimator) Guard(on bool) { e.unguarded = !on }
+func (e *Estimator) Guard(on bool) { e.guard.off = !on }
 
 // Want is how many parity packets the other side should send with each block.
 func (e *Estimator) Want() uint8 {
-	if e.ours {
+	if e.guard.ours {
 		return 0
 	}
 	return e.want
@@ -94,7 +72,7 @@ func (e *Estimator) Want() uint8 {
 
 // Ours says that packets are lost because of the rate at which they come: by a policer, or a short
 // queue. Then all loss is taken for congestion.
-func (e *Estimator) Ours() bool { return e.ours }
+func (e *Estimator) Ours() bool { return e.guard.ours }
 
 // Loss is the random loss of the path, 0 to 1, before repairs.
 func (e *Estimator) Loss() float64 { return e.loss }
@@ -108,18 +86,16 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 		ahead = 1
 	}
 	delay := (ticksOf(now.Sub(e.epoch)) - e.base).since(ticks(a.Sent))
-	e.least.note(now, leastMemory, -float64(delay))
-	queueing := time.Duration(float64(delay) + e.least.value())
-	e.low.note(now, standingSpan, -float64(queueing))
-	e.most.note(now, mostMemory, float64(e.standing()))
+	e.guard.arrived(now, delay)
 	e.arrived++
 	if ahead > 0 {
-		congested = ahead > 1 && e.gap(now)
+		congested = ahead > 1 && e.guard.gap(now)
 		for range ahead - 1 {
 			e.shift(now, congested)
 		}
 		e.shift(now, true)
-		e.newest(a, queueing)
+		e.highest = a.Number
+		e.guard.newest(a, e.Want())
 	} else if -ahead < 64 {
 		e.seen |= 1 << -ahead
 	}
@@ -136,80 +112,9 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 // begin begins with the number of a packet, on a path that may be another one.
 func (e *Estimator) begin(now time.Time, a *Arrival) {
 	e.begun, e.highest, e.seen, e.window = true, a.Number-1, ^uint64(0), now
-	e.burst, e.base = a.Number, ticksOf(now.Sub(e.epoch))-ticks(a.Sent)
-	e.least, e.low, e.most = extreme{}, extreme{}, extreme{}
+	e.base = ticksOf(now.Sub(e.epoch)) - ticks(a.Sent)
+	e.guard.begin(a.Number)
 	e.total, e.totalLost, e.want = 0, 0, MaxParity
-}
-
-// gap judges a gap that a packet shows.
-func (e *Estimator) gap(now time.Time) (congested bool) {
-	standing := e.standing()
-	if standing > max(congestionDelay, time.Duration(congestionPart*e.most.value())) {
-		return true
-	}
-	if e.queues.gap(standing); standing > congestionDelay && !e.queues.random() {
-		return true
-	}
-	e.delays.gap(e.delayedBy)
-	e.places.gap(int(e.highest - e.burst))
-	if e.pace.gap() {
-		e.rates.gap(e.leftAt)
-	}
-	e.judge(now)
-	return e.ours
-}
-
-// judge decides whether loss comes with our own rate. While little is known the last verdict
-// holds, but not for ever.
-func (e *Estimator) judge(now time.Time) {
-	if e.ours && now.Sub(e.judged) >= oursTime {
-		e.ours = false
-		for _, r := range []*ranks{&e.delays, &e.places, &e.rates} {
-			r.forgive()
-		}
-	}
-	top, known := 0.0, false
-	for _, r := range []*ranks{&e.delays, &e.places, &e.rates} {
-		if mean, ok := r.mean(); ok {
-			top, known = max(top, mean), true
-		}
-	}
-	switch {
-	case top > oursAbove:
-		if !e.ours {
-			e.judged = now
-		}
-		e.ours = !e.unguarded
-	case known && top < oursBelow:
-		e.ours = false
-	}
-}
-
-// standing is the queueing delay that no packet of late had less than: of a queue, not of a
-// process or a radio that stood still for a moment.
-func (e *Estimator) standing() time.Duration { return time.Duration(-e.low.value()) }
-
-// newest takes in a packet that has the largest number.
-func (e *Estimator) newest(a *Arrival, queueing time.Duration) {
-	if sent := ticks(a.Sent); sent.since(e.last) > burstGap || sent.since(e.last) < 0 {
-		e.burst = a.Number
-	}
-	e.highest, e.last, e.delayedBy = a.Number, ticks(a.Sent), delayClass(queueing)
-	e.delays.note(e.delayedBy)
-	e.queues.note(e.standing())
-	e.places.note(int(e.highest - e.burst))
-	e.leftAt = e.pace.note(e.last, e.highest, 1+float64(e.Want())/BlockSize)
-	e.rates.note(e.leftAt)
-}
-
-// delayClass returns the class of a delay among the ranks: steps of 100 µs up to 3.2 ms, and of
-// 800 µs above.
-func delayClass(d time.Duration) int {
-	const fine = 32
-	if n := int(d / tick); n < fine {
-		return max(n, 0)
-	}
-	return fine + (int(d/tick)-fine)/8
 }
 
 // shift goes on by one number, and judges the one that has had time to come late.
@@ -217,7 +122,7 @@ func (e *Estimator) shift(now time.Time, seen bool) {
 	if e.seen>>(lateAfter-1)&1 == 0 {
 		e.lost++
 		e.inRow++
-		e.run.note(now, leastMemory, float64(e.inRow))
+		e.run.note(now, runMemory, float64(e.inRow))
 	} else if e.inRow > 0 {
 		e.usual += runWeight * (float64(e.inRow) - e.usual)
 		e.inRow = 0
@@ -243,7 +148,7 @@ func (e *Estimator) close(now time.Time) {
 		e.loss += upwards * min(1, float64(all)/fullWindow) * (loss - e.loss)
 	}
 	e.window, e.arrived, e.lost = now, 0, 0
-	e.run.expire(now, leastMemory)
+	e.run.expire(now, runMemory)
 	worst := e.loss
 	if first {
 		worst = atMost(e.totalLost, e.total)

@@ -215,9 +215,9 @@ func TestOurs(t *testing.T) {
 		e := NewEstimator(start)
 		congested, gaps := test.hop.play(rand.New(rand.NewPCG(1, 2)), e, 60*time.Second, test.part)
 		share := float64(congested) / float64(gaps)
-		delays, _ := e.delays.mean()
-		places, _ := e.places.mean()
-		rates, _ := e.rates.mean()
+		delays, _ := e.guard.delays.mean()
+		places, _ := e.guard.places.mean()
+		rates, _ := e.guard.rates.mean()
 		t.Logf("%s: %d of %d gaps, delays %.2f, places %.2f, rates %.2f, loss %.4f", test.name, congested, gaps, delays, places, rates, e.Loss())
 		if gaps < 50 || test.ours && share < 0.9 || !test.ours && share > 0.02 {
 			t.Errorf("%s: %d of %d gaps are taken for congestion", test.name, congested, gaps)

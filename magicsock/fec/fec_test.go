@@ -118,9 +118,10 @@ func TestEveryPattern(t *testing.T) {
 			}
 			for range 20 {
 				p := newPath(t, uint64(m*100+count), m)
-				total := count + m
+				parity := min(m, count+shortParity)
+				total := count + parity
 				lost := map[int]bool{}
-				for range p.r.IntN(m + 2) {
+				for range p.r.IntN(parity + 2) {
 					lost[p.r.IntN(total)] = true
 				}
 				i := -1
@@ -131,7 +132,7 @@ func TestEveryPattern(t *testing.T) {
 				if !p.enc.Full() && count < BlockSize {
 					p.parity() // of a block that is not full
 				}
-				if len(lost) <= m && len(p.got) != count {
+				if len(lost) <= parity && len(p.got) != count {
 					t.Fatalf("%d packets and %d of parity, %v lost: %d arrive", count, m, lost, len(p.got))
 				}
 			}

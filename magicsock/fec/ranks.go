@@ -19,9 +19,6 @@ const (
 	// random loss is off by 0.06.
 	rankEnough = 200
 	gapsEnough = 20
-	// oursTime is after how long the verdict is reached anew: nothing else would tell when loss
-	// has become rare.
-	oursTime = time.Minute
 )
 
 // Memories, in packets; up to half of them older. Delays and places in bursts change from packet
@@ -95,7 +92,7 @@ func (q *queues) note(standing time.Duration) {
 	switch {
 	case standing < emptyDelay:
 		q.empty.packets++
-	case standing > congestionDelay:
+	case standing > fullDelay:
 		q.standing.packets++
 	}
 	if q.empty.packets+q.standing.packets >= longMemory {
@@ -109,7 +106,7 @@ func (q *queues) gap(standing time.Duration) {
 	switch {
 	case standing < emptyDelay:
 		q.empty.gaps++
-	case standing > congestionDelay:
+	case standing > fullDelay:
 		q.standing.gaps++
 	}
 }
