@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ var (
 	addrOfB    = netip.MustParseAddrPort("198.51.100.2:41820")
 )
 
-// codedPair is a node that sends coded packets to another, without sockets between them.
+// codedPair is a node that sends coded packets to another, without sockets between them. Its timer
+// sends parity only while send runs, or after release: all else is the test's.
 type codedPair struct {
 	t    testing.TB
 	a, b *Conn
@@ -27,6 +29,7 @@ type codedPair struct {
 	in   *Coding // of b
 	wire func(packet []byte, ecn uint8)
 	got  map[string]uint8 // what came to QUIC at b, with its ECN field
+	once sync.Once        // release
 }
 
 func newCodedPair(t testing.TB) *codedPair {
@@ -55,12 +58,18 @@ func newCodedPair(t testing.TB) *codedPair {
 	t.Cleanup(p.in.Close)
 	p.out.Start()
 	p.in.Start()
+	p.out.sendMu.Lock()
+	t.Cleanup(p.release)
 	return p
 }
+
+func (p *codedPair) release() { p.once.Do(p.out.sendMu.Unlock) }
 
 // send gives a batch to a as QUIC does.
 func (p *codedPair) send(b []byte, seg int, ecn uint8) {
 	p.t.Helper()
+	p.out.sendMu.Unlock()
+	defer p.out.sendMu.Lock()
 	if err := p.out.send(time.Now(), b, seg, ecn, nodemap.Route{Node: p.b.self, UDP: addrOfB, Coded: true}); err != nil {
 		p.t.Fatal(err)
 	}
@@ -141,6 +150,7 @@ func TestCodingEndsShortBlocks(t *testing.T) {
 	}
 	b := packets(rand.New(rand.NewPCG(1, 2)), 3, 1000)
 	p.send(b, 1000, 0)
+	p.release()
 	for range 6 { // a block so short has no more
 		packet := <-parity
 		if packet[5] != 3 {
