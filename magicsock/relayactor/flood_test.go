@@ -96,7 +96,7 @@ func TestFloodedHome(t *testing.T) {
 			t.Fatalf("home is %v", n.Home())
 		}
 		reached(two)
-		attack(60 * time.Second)
+		attack(30 * time.Second) // with the others less than floodPause
 		if s, _ := n.statusOf(one); s.State == StateConnected || s.LastError != errFlooded.Error() {
 			t.Errorf("%+v", s)
 		}

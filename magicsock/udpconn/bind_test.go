@@ -142,10 +142,13 @@ func TestBrokenDescriptorIsReplaced(t *testing.T) {
 		tries := 0
 		c.bind = func(addr netip.AddrPort) (*socket, error) { // each new one is broken as well
 			s, err := c.newSocket(addr)
+			if err != nil { // another process has the port now
+				return nil, err
+			}
 			if tries++; tries < 6 {
 				s.Close()
 			}
-			return s, err
+			return s, nil
 		}
 		began := time.Now()
 		got = readOne(c)
