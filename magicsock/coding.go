@@ -16,7 +16,7 @@ const (
 	// maxCodings is how many of a node are known: those of two connections by turns, and of some
 	// that have ended, whose last packets may still come.
 	maxCodings = 4
-	// maxRemembering is how many keep the packets that come, for repairs: 1.5 MB each.
+	// maxRemembering is how many keep the packets that come, for repairs: 1.9 MB each.
 	maxRemembering = 16
 	// rememberFor is how long they do so while nothing comes.
 	rememberFor = time.Minute
@@ -31,8 +31,9 @@ type Coding struct {
 
 	open    atomic.Bool   // neither end has closed it
 	sending atomic.Bool   // the other side opens what is sent
-	wanted  atomic.Uint32 // parity packets of a block that we want,
+	wanted  atomic.Uint32 // parity packets of a full block that we want,
 	asked   atomic.Uint32 // and that we are asked for
+	latency atomic.Int64  // of the path
 	more    chan struct{} // holds one: repairs began, or there are to be more of them
 
 	sent struct {
@@ -49,7 +50,8 @@ type Coding struct {
 	recvMu      sync.Mutex // guards the fields below
 	dec         *fec.Decoder
 	est         *fec.Estimator
-	congested   bool // to be told to QUIC
+	congested   bool      // to be told to QUIC
+	dropped     time.Time // when that was done by the loss of a packet
 	remembering bool
 	heard       time.Time
 	quiet       *time.Timer // ends remembering
@@ -57,7 +59,7 @@ type Coding struct {
 
 // CodingInfo tells how packets to and from a node are coded.
 type CodingInfo struct {
-	// Wanted and Asked are how many parity packets follow each 20: those that come, and those
+	// Wanted and Asked are how many parity packets follow each 64: those that come, and those
 	// that leave.
 	Wanted, Asked int
 	// Loss is the part of the packets that is lost on the way here at random, 0 to 1.
@@ -206,6 +208,8 @@ func (k *Coding) send(now time.Time, b []byte, seg int, ecn uint8, r nodemap.Rou
 		k.enc.Restart()
 	}
 	k.to = destination{to: r.UDP, node: r.Node, ecn: ecn}
+	k.latency.Store(int64(r.Latency))
+	k.enc.SetLatency(r.Latency)
 	want := uint8(k.wanted.Load())
 	for len(b) > 0 {
 		packet := b[:min(seg, len(b))]
@@ -345,21 +349,36 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 	}
 	k.c.stats.recvCoded.Add(1)
 	k.c.stats.repaired.Add(k.dec.Stats().Repaired - before.Repaired)
-	if before := k.asked.Swap(uint32(a.Want)); uint32(a.Want) > before+1 {
+	if before := k.asked.Swap(uint32(a.Want)); uint32(a.Want) >= 2*before+4 {
 		k.tellMore()
 	}
 	k.heard = now
+	k.est.SetLatency(time.Duration(k.latency.Load()))
 	if !a.Stray && k.est.Arrived(now, &a) {
 		k.congested = true
 	}
 	k.wanted.Store(uint32(k.est.Want()))
 	k.remember(k.est.Want() > 0)
 	ecn = a.ECN
-	if ecn != 0 && (k.congested || outer == congestionExperienced) {
+	switch {
+	case !k.congested && outer != congestionExperienced:
+	case ecn != 0:
 		ecn, k.congested = congestionExperienced, false
+	case k.congested && k.est.Want() == 0:
+		k.congested = false // QUIC misses the lost packet itself
+	case k.congested && now.Sub(k.dropped) >= max(time.Duration(k.latency.Load()), leastDropGap):
+		// As a router does with what cannot be marked: quic-go gives ECN up for good when a
+		// connection has looked at another path.
+		k.congested, k.dropped = false, now
+		k.c.stats.codedDropped.Add(1)
+		return nil, 0, true
 	}
 	return a.Packet, ecn, true
 }
+
+// leastDropGap is how far apart packets are that are dropped to tell of congestion, if the round trip
+// is not more: QUIC hears no more of it than once in one.
+const leastDropGap = 20 * time.Millisecond
 
 // remember keeps the packets that come, if there is room for those of one more. recvMu is held.
 func (k *Coding) remember(on bool) {

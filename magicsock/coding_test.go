@@ -151,11 +151,50 @@ func TestCodingEndsShortBlocks(t *testing.T) {
 	b := packets(rand.New(rand.NewPCG(1, 2)), 3, 1000)
 	p.send(b, 1000, 0)
 	p.release()
-	for range 6 { // a block so short has no more
+	for range 5 { // a block so short has no more
 		packet := <-parity
 		if packet[5] != 3 {
 			t.Fatalf("a block of %d packets", packet[5])
 		}
+	}
+}
+
+// Congestion is told by ECN, and where QUIC does not use that by the loss of a packet in a round trip,
+// unless QUIC misses the lost ones anyway.
+func TestCodingTellsCongestion(t *testing.T) {
+	p := newCodedPair(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	send := func(ecn uint8) (got uint8, ok bool) {
+		t.Helper()
+		clear(p.got)
+		p.in.congested = true
+		b := packets(r, 1, 900)
+		p.send(b, 900, ecn)
+		got, ok = p.got[string(b)]
+		return got, ok
+	}
+	if ecn, ok := send(1); !ok || ecn != congestionExperienced {
+		t.Errorf("with ECN: a packet comes %v, as %d", ok, ecn)
+	}
+	if _, ok := send(0); ok {
+		t.Error("without ECN: no packet is dropped")
+	}
+	if _, ok := send(0); !ok {
+		t.Error("two packets are dropped in a round trip")
+	}
+	p.in.dropped = time.Time{}
+	if _, ok := send(0); ok || p.b.Metrics().CodedDropped != 2 {
+		t.Errorf("after a round trip no packet is dropped; %d are counted", p.b.Metrics().CodedDropped)
+	}
+	for range 300 {
+		p.send(packets(r, 10, 300), 300, 0)
+	}
+	p.in.dropped = time.Time{}
+	if info, _ := p.b.Coding(p.a.self); info.Wanted != 0 {
+		t.Fatalf("%d parity packets are wanted on a clean path", info.Wanted)
+	}
+	if _, ok := send(0); !ok {
+		t.Error("a packet is dropped where none is repaired")
 	}
 }
 
@@ -223,7 +262,7 @@ func TestForgedCodingDoesNothing(t *testing.T) {
 	forger := fec.NewEncoder(fec.Key{9}, time.Now())
 	forger.SetParity(fec.MaxParity)
 	forge := func() {
-		b := forger.Append(nil, time.Now(), packets(r, 1, 300), 1, uint8(r.IntN(9)))
+		b := forger.Append(nil, time.Now(), packets(r, 1, 300), 1, uint8(r.IntN(fec.MaxParity+1)))
 		p.arrive(b, congestionExperienced)
 		for range 3 { // a number further on: a gap, if it counted
 			b[1+r.IntN(4)]++
@@ -293,7 +332,7 @@ func TestHostileCodingIsBounded(t *testing.T) {
 		if len(packet) > 8 && r.IntN(4) == 0 {
 			copy(packet, "TS\xf0\x9f\x92\xac") // disco
 		}
-		b := hostile.Append(nil, time.Now().Add(time.Duration(r.IntN(1e10))), packet, uint8(r.IntN(4)), uint8(r.IntN(9)))
+		b := hostile.Append(nil, time.Now().Add(time.Duration(r.IntN(1e10))), packet, uint8(r.IntN(4)), uint8(r.IntN(fec.MaxParity+1)))
 		if r.IntN(3) > 0 {
 			p.arrive(b, uint8(r.IntN(4)))
 		}

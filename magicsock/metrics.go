@@ -30,8 +30,8 @@ type Metrics struct {
 	// for the path with no other way.
 	SentCut, RecvCut, TooLarge uint64
 	// Packets sent in the form of package fec, and parity packets; those received, the packets
-	// that were repaired by them, and those that no key opens.
-	SentCoded, SentParity, RecvCoded, RecvParity, Repaired, BadCoded uint64
+	// that were repaired by them, those dropped to tell QUIC of congestion, and those that no key opens.
+	SentCoded, SentParity, RecvCoded, RecvParity, Repaired, CodedDropped, BadCoded uint64
 	// Pings sent to get through a hard NAT.
 	SentPunch uint64
 
@@ -56,7 +56,7 @@ type counters struct {
 	sendErrors, relayDropped, resent                       atomic.Uint64
 	sentCut, recvCut, tooLarge, sentPunch                  atomic.Uint64
 	sentCoded, sentParity, recvCoded, recvParity           atomic.Uint64
-	repaired, badCoded                                     atomic.Uint64
+	repaired, codedDropped, badCoded                       atomic.Uint64
 	recvDisco, notAdmitted, discoDropped, badKey, badDisco atomic.Uint64
 	recvPing, recvPong, recvCallMeMaybe                    atomic.Uint64
 	sentPing, sentPong, sentCallMeMaybe                    atomic.Uint64
@@ -96,7 +96,7 @@ func (c *Conn) Metrics() Metrics {
 		Resent:  s.resent.Load(),
 		SentCut: s.sentCut.Load(), RecvCut: s.recvCut.Load(), TooLarge: s.tooLarge.Load(), SentPunch: s.sentPunch.Load(),
 		SentCoded: s.sentCoded.Load(), SentParity: s.sentParity.Load(), RecvCoded: s.recvCoded.Load(), RecvParity: s.recvParity.Load(),
-		Repaired: s.repaired.Load(), BadCoded: s.badCoded.Load(),
+		Repaired: s.repaired.Load(), CodedDropped: s.codedDropped.Load(), BadCoded: s.badCoded.Load(),
 		RecvDisco: s.recvDisco.Load(), NotAdmitted: s.notAdmitted.Load(), DiscoDropped: s.discoDropped.Load(),
 		BadKey: s.badKey.Load(), BadDisco: s.badDisco.Load(),
 		RecvPing: s.recvPing.Load(), RecvPong: s.recvPong.Load(), RecvCallMeMaybe: s.recvCallMeMaybe.Load(),

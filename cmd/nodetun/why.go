@@ -86,7 +86,7 @@ func repairText(peer string, loss float64, r *localapi.Repair) []string {
 	if r.TooFast {
 		first = fmt.Sprintf("packets from %s are lost because of the rate at which they come; that is not repaired (%d packets were, earlier)", peer, r.Repaired)
 	}
-	return []string{first, fmt.Sprintf("to %s went %d packets and %d parity packets, now %d with 20", peer, r.Sent, r.ParitySent, r.Asked)}
+	return []string{first, fmt.Sprintf("to %s went %d packets and %d parity packets, now %d with 64", peer, r.Sent, r.ParitySent, r.Asked)}
 }
 
 // reasonsText lists reasons, the most frequent first.

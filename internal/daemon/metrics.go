@@ -108,6 +108,7 @@ func (d *Daemon) socketMetrics(list []metrics.Metric) []metrics.Metric {
 	count("recv_coded", m.RecvCoded, "Packets received that could be repaired.")
 	count("recv_parity", m.RecvParity, "Parity packets received.")
 	count("recv_repaired", m.Repaired, "Packets lost on their way and repaired by parity.")
+	count("recv_coded_dropped", m.CodedDropped, "Packets dropped so that the sender slows down, where ECN does not tell it to.")
 	count("recv_coded_bad", m.BadCoded, "Coded packets and parity that no key opens.")
 	count("send_again", m.Resent, "Packets sent again after an outage.")
 	count("send_relay_dropped", m.RelayDropped, "Batches that a relay's queue did not take.")

@@ -157,7 +157,7 @@ type Repair struct {
 	Repaired       uint64 `json:"repaired"`
 	Sent           uint64 `json:"sent"`
 	ParitySent     uint64 `json:"parity_sent"`
-	// Asked and Wanted are how many parity packets go with 20 others now: of those that are
+	// Asked and Wanted are how many parity packets go with 64 others now: of those that are
 	// sent, and of those that come.
 	Asked  int `json:"asked"`
 	Wanted int `json:"wanted"`

@@ -6,7 +6,7 @@ import (
 
 const (
 	ringSize  = 1024 // packets that are remembered: 1.5 MB while repairs are wanted
-	maxBlocks = 16   // blocks that miss something
+	maxBlocks = 16   // blocks that miss something: 0.4 MB at most
 	// strayLimit is how many packets in a row have to agree on numbers far from those before.
 	strayLimit = 3
 )
@@ -236,42 +236,48 @@ func (d *Decoder) repair(b *block, repaired func([]byte, uint8)) {
 	*b = block{}
 }
 
+// solve computes what is lost, of which there is as much as parity at the most.
 func (d *Decoder) solve(b *block, repaired func([]byte, uint8)) {
+	const room = MaxParity // before each row, as solve wants it
 	if d.spare == nil {
-		d.spare = make([]byte, BlockSize*maxUnit)
+		d.spare = make([]byte, (MaxParity+1)*(room+maxUnit))
 	}
-	shards := make([][]byte, BlockSize+MaxParity)
 	var lost []int
-	for i := range BlockSize {
-		place := d.spare[i*maxUnit:][:b.size:b.size]
-		u := []byte(nil)
-		if i < b.count {
-			u = d.get(b.first + uint32(i))
+	for j := range b.count {
+		if d.get(b.first+uint32(j)) == nil {
+			lost = append(lost, j)
 		}
-		switch {
-		case i < b.count && u == nil:
-			lost = append(lost, i)
-			shards[i] = place[:0]
-		case len(u) > b.size: // the parity is of something else
+	}
+	place := func(n int) []byte { return d.spare[n*(room+maxUnit):][:len(lost)+b.size] }
+	var rows [][]byte
+	var index []int
+	for i, parity := range b.rows {
+		if parity == nil || len(rows) == len(lost) {
+			continue
+		}
+		row := place(len(rows))
+		copy(row[len(lost):], parity)
+		rows, index = append(rows, row), append(index, i)
+	}
+	for j := range b.count {
+		u := d.get(b.first + uint32(j))
+		if len(u) > b.size { // the parity is of something else
 			d.stats.Malformed++
 			return
-		default:
-			clear(place[copy(place, u):])
-			shards[i] = place
+		}
+		for n, row := range rows {
+			add(row[len(lost):], u, index[n], j)
 		}
 	}
-	copy(shards[BlockSize:], b.rows[:])
-	if coder()[MaxParity].ReconstructData(shards) != nil {
-		d.stats.Malformed++
-		return
-	}
-	for _, i := range lost {
-		packet, ecn, err := parseUnit(shards[i])
+	solve(rows, index, lost, place(MaxParity))
+	for n, j := range lost {
+		u := rows[n][len(lost):]
+		packet, ecn, err := parseUnit(u)
 		if err != nil {
 			d.stats.Malformed++
 			continue
 		}
-		d.keep(b.first+uint32(i), shards[i][:unitHeader+len(packet)])
+		d.keep(b.first+uint32(j), u[:unitHeader+len(packet)])
 		d.stats.Repaired++
 		repaired(packet, ecn)
 	}

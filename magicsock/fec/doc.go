@@ -21,11 +21,12 @@
 //
 // Numbers are big-endian, of the packet and of the first packet of the block; they begin at
 // random on each path. The time is in units of 100 µs. want is the number of parity packets that
-// the sender of the packet asks for, 0 to 8. A block has up to 20 data packets; index tells which
-// of up to 8 parity packets this one is. Parity goes over everything from byte 12 on, shorter
-// packets filled up with zeros: Reed-Solomon over GF(256), systematic, so that its rows do not
-// depend on how many there are. ECN is coded too: a packet that came back without it would fail
-// QUIC's validation.
+// the sender of the packet asks for with a full block, 0 to 16. A block has up to 64 data packets;
+// index tells which of up to 16 parity packets this one is. Parity goes over everything from byte
+// 12 on, shorter packets filled up with zeros: a Cauchy code over GF(256) (modulo x^8 + x^4 + x^3 +
+// x^2 + 1). Parity packet i is the sum of each packet j of the block, from 0 on, divided by i xor
+// (16 + j), and so does not depend on how many there are. ECN is coded too: a packet that came
+// back without it would fail QUIC's validation.
 //
 // # Security
 //
@@ -34,5 +35,5 @@
 // connection: a forged gap would slow QUIC down. It covers header and the first 16 bytes of a
 // data packet, and all of a parity packet, and is checked before anything is kept. Data packets go
 // to QUIC whether their number is known or not, so that nobody takes the place of another one.
-// Memory is bounded: 1024 packets and 16 blocks.
+// Memory is bounded: 1024 packets, and the parity of 16 blocks.
 package fec

@@ -3,55 +3,38 @@ package fec
 import (
 	"encoding/binary"
 	"math/rand/v2"
-	"sync"
 	"time"
-
-	"github.com/klauspost/reedsolomon"
 )
 
 const (
-	// blockTime is how long a block waits for its next packets.
-	blockTime = 5 * time.Millisecond
-	// shortParity is how many more parity packets than others a short block has at the most.
-	shortParity = 3
+	// leastWait and mostWait are how long a block waits for its next packets: half of the
+	// round trip within these bounds. QUIC takes a packet for lost after 9/8 to two round trips.
+	leastWait = 5 * time.Millisecond
+	mostWait  = 20 * time.Millisecond
 )
-
-// coder returns what codes blocks with so many parity packets. The rows of one are the first
-// rows of all that have more.
-var coder = sync.OnceValue(func() (all [MaxParity + 1]reedsolomon.Encoder) {
-	for m := 1; m <= MaxParity; m++ {
-		// 8 and 20 are within its bounds; it has no state, and so needs no goroutines.
-		c, err := reedsolomon.New(BlockSize, m, reedsolomon.WithMaxGoroutines(1))
-		if err != nil {
-			panic(err)
-		}
-		all[m] = c
-	}
-	return all
-})
 
 // Encoder makes the packets of one path. Make one with [NewEncoder].
 type Encoder struct {
 	key   Key
 	epoch time.Time
 	next  uint32 // number of the next packet
-	rate  int    // parity packets of the blocks to come
+	rate  int    // parity packets of a full block, for the blocks to come
+	wait  time.Duration
 
 	// The block that is being filled.
 	first uint32
 	count int // packets in it; 0: none began
-	rows  int // its parity packets
+	rows  int // its parity packets if it becomes full
 	size  int // of its longest unit
 	began time.Time
 	sums  [MaxParity][]byte // rows, of maxUnit bytes, zero behind size
 
-	view   [MaxParity][]byte // scratch of add
-	packet []byte            // scratch of Parity
+	packet []byte // scratch of Parity
 }
 
 // NewEncoder makes one whose times count from epoch.
 func NewEncoder(key Key, epoch time.Time) *Encoder {
-	return &Encoder{key: key, epoch: epoch, next: rand.Uint32()}
+	return &Encoder{key: key, epoch: epoch, next: rand.Uint32(), wait: leastWait}
 }
 
 // Restart begins anew with other numbers, for another path.
@@ -63,8 +46,12 @@ func (e *Encoder) Restart() {
 	e.count, e.rows, e.size = 0, 0, 0
 }
 
-// SetParity says how many parity packets follow each block that begins from now on.
+// SetParity says how many parity packets follow each full block that begins from now on. Behind
+// a shorter one go as many as protect it as well.
 func (e *Encoder) SetParity(m int) { e.rate = min(max(m, 0), MaxParity) }
+
+// SetLatency says how long the round trip of the path is.
+func (e *Encoder) SetLatency(d time.Duration) { e.wait = min(max(d/2, leastWait), mostWait) }
 
 // Append appends the data packet that carries a QUIC packet with that ECN field. want is how
 // many parity packets the other side is asked for. A QUIC packet that is too long is not taken:
@@ -81,13 +68,13 @@ func (e *Encoder) Append(dst []byte, now time.Time, quic []byte, ecn, want uint8
 	dst = binary.BigEndian.AppendUint16(dst, uint16(ecn&3)<<14|uint16(len(quic)))
 	dst = append(dst, quic...)
 	e.key.seal(dst[at:])
-	e.add(now, unit(dst[at:]))
+	e.sum(now, unit(dst[at:]))
 	e.next++
 	return dst
 }
 
-// add takes a unit into the sums of the block.
-func (e *Encoder) add(now time.Time, u []byte) {
+// sum takes a unit into the sums of the block.
+func (e *Encoder) sum(now time.Time, u []byte) {
 	if e.count == 0 {
 		e.first, e.rows, e.began = e.next, e.rate, now
 	}
@@ -97,15 +84,12 @@ func (e *Encoder) add(now time.Time, u []byte) {
 		return
 	}
 	e.size = max(e.size, len(u))
-	sums := e.view[:e.rows]
-	for i := range sums {
+	for i := range e.rows {
 		if e.sums[i] == nil {
 			e.sums[i] = make([]byte, maxUnit)
 		}
-		sums[i] = e.sums[i][:len(u)]
+		add(e.sums[i], u, i, index)
 	}
-	// Lengths and indexes are right: there is no error.
-	_ = coder()[e.rows].EncodeIdx(u, index, sums)
 }
 
 // Full says that the block has all its packets; what Parity returns leaves now.
@@ -116,14 +100,13 @@ func (e *Encoder) Due() time.Time {
 	if e.count == 0 || e.rows == 0 {
 		return time.Time{}
 	}
-	return e.began.Add(blockTime)
+	return e.began.Add(e.wait)
 }
 
 // Parity ends the block, and calls f with each of its parity packets, which are valid until it
 // returns.
 func (e *Encoder) Parity(f func(packet []byte)) {
-	// A packet alone needs no more than four others that are the same.
-	for i := range min(e.rows, e.count+shortParity) {
+	for i := range fewer(e.rows, e.count) {
 		packet := append(e.packet[:0], KindParity)
 		packet = binary.BigEndian.AppendUint32(packet, e.first)
 		packet = append(packet, byte(e.count), byte(i), 0, 0, 0, 0, 0)

@@ -2,6 +2,7 @@ package fec
 
 import (
 	"math"
+	"sync"
 	"time"
 )
 
@@ -16,11 +17,13 @@ const (
 	runWeight = 1.0 / 16
 	// upwards and downwards are the weights of a window in the average.
 	upwards, downwards = 0.4, 0.15
-	// residual is the loss that may remain: each that QUIC sees costs it seconds. margin is how
-	// much more loss is reckoned with than was measured, negligible what is not worth parity.
-	residual   = 1.5e-5
-	margin     = 1.2
-	negligible = 5e-4
+	// leastRest and mostRest are how many blocks may stay incomplete for each data packet. margin is
+	// how much more loss is reckoned with than was measured, negligible what is not worth parity.
+	leastRest, mostRest = 1e-6, 1e-5
+	margin              = 1.2
+	negligible          = 5e-4
+	// cleanAfter is how many packets in a row none may be lost of, for the loss to be negligible.
+	cleanAfter = 4 / negligible
 	// runMemory is how long the longest run of losses counts, up to twice as long.
 	runMemory = 10 * time.Second
 	// lateAfter is how many packets may overtake one until that counts as lost, at most 64.
@@ -28,6 +31,10 @@ const (
 	// firstPackets are those of the start of a path, when it is taken to lose all that it may lose by
 	// what is known: each loss that remains then ends slow start.
 	firstPackets = 2000
+	// rateSpan is what a rate is measured over, rateMemory how long the largest counts, up to twice
+	// as long.
+	rateSpan   = 500 * time.Millisecond
+	rateMemory = 5 * time.Second
 )
 
 // Estimator learns from the packets that arrive by one path which loss is random. Make one with
@@ -37,6 +44,7 @@ type Estimator struct {
 	begun   bool
 	base    ticks // how far the clocks of the two are apart, with the delay of the first packet
 	highest uint32
+	clean   int     // packets since one was lost at random, among those that are judged
 	seen    uint64  // of the last 64 numbers, the highest first: arrived, or lost to a full queue
 	inRow   int     // lost at random, in a row, among those that are judged
 	usual   float64 // average length of such runs
@@ -51,7 +59,11 @@ type Estimator struct {
 	total, totalLost int
 	want             uint8
 
-	run extreme
+	run     extreme
+	rate    extreme // packets a second
+	counted int     // packets for the next rate
+	since   time.Time
+	latency time.Duration
 }
 
 // NewEstimator makes one whose times count from epoch.
@@ -62,7 +74,13 @@ func NewEstimator(epoch time.Time) *Estimator {
 // Guard says whether loss that comes with our own rate is told from random loss. It is at first.
 func (e *Estimator) Guard(on bool) { e.guard.off = !on }
 
-// Want is how many parity packets the other side should send with each block.
+// SetLatency says how long the round trip of the path is.
+func (e *Estimator) SetLatency(d time.Duration) {
+	e.latency = d
+	e.guard.full = min(max(d/4, leastFull), mostFull)
+}
+
+// Want is how many parity packets the other side should send with each full block.
 func (e *Estimator) Want() uint8 {
 	if e.guard.ours {
 		return 0
@@ -111,17 +129,20 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 
 // begin begins with the number of a packet, on a path that may be another one.
 func (e *Estimator) begin(now time.Time, a *Arrival) {
-	e.begun, e.highest, e.seen, e.window = true, a.Number-1, ^uint64(0), now
+	e.begun, e.highest, e.seen, e.window, e.counted, e.since = true, a.Number-1, ^uint64(0), now, 0, now
 	e.base = ticksOf(now.Sub(e.epoch)) - ticks(a.Sent)
 	e.guard.begin(a.Number)
 	e.total, e.totalLost, e.want = 0, 0, MaxParity
+	e.clean = cleanAfter
 }
 
 // shift goes on by one number, and judges the one that has had time to come late.
 func (e *Estimator) shift(now time.Time, seen bool) {
+	e.clean++
 	if e.seen>>(lateAfter-1)&1 == 0 {
 		e.lost++
 		e.inRow++
+		e.clean = 0
 		e.run.note(now, runMemory, float64(e.inRow))
 	} else if e.inRow > 0 {
 		e.usual += runWeight * (float64(e.inRow) - e.usual)
@@ -147,13 +168,29 @@ func (e *Estimator) close(now time.Time) {
 	default:
 		e.loss += upwards * min(1, float64(all)/fullWindow) * (loss - e.loss)
 	}
+	e.counted += all
+	if d := now.Sub(e.since); d >= rateSpan {
+		e.rate.note(now, rateMemory, float64(e.counted)/d.Seconds())
+		e.counted, e.since = 0, now
+	}
 	e.window, e.arrived, e.lost = now, 0, 0
 	e.run.expire(now, runMemory)
 	worst := e.loss
 	if first {
 		worst = atMost(e.totalLost, e.total)
 	}
-	e.want = wanted(worst, int(e.run.value()), max(1, int(math.Round(e.usual))))
+	if e.clean < cleanAfter {
+		worst = max(worst, negligible)
+	}
+	e.want = wanted(worst, int(e.run.value()), max(1, int(math.Round(e.usual))), e.rest())
+}
+
+// rest is how many blocks may stay incomplete for each packet. QUIC takes each for congestion, sends
+// less by three tenths, and then more by one packet each round trip: it is back after as many round
+// trips as three tenths of what it has under way. From one to the next it is to have some time.
+func (e *Estimator) rest() float64 {
+	underway := e.rate.value() * e.latency.Seconds()
+	return min(max(2/(underway*underway), leastRest), mostRest)
 }
 
 // atMost is the largest loss of a path of which so many packets of all were lost, but for one
@@ -163,34 +200,57 @@ func atMost(lost, all int) float64 {
 	return min(1, (k+2*math.Sqrt(k)+3)/float64(all))
 }
 
-// wanted is the least number of parity packets that leave little enough of a loss, and repair
-// the longest run of late.
-func wanted(loss float64, run, usual int) uint8 {
+// wanted is the least number of parity packets of a full block that leave few enough blocks
+// incomplete at a loss, and repair the longest run of late.
+func wanted(loss float64, run, usual int, rest float64) uint8 {
 	if loss < negligible {
 		return 0
 	}
 	for m := min(run+1, MaxParity); m < MaxParity; m++ {
-		if remaining(min(margin*loss, 1), m, usual) <= residual {
+		if incomplete(min(margin*loss, 1), BlockSize, m, usual) <= rest*BlockSize {
 			return uint8(m)
 		}
 	}
 	return MaxParity
 }
 
-// remaining is the part of the data packets that stays lost when packets are lost with probability
-// p, so many in a row each time: more than m of the 20 and m of a block have to be.
-func remaining(p float64, m, run int) (rest float64) {
-	n := BlockSize + m
+// incomplete is the part of the blocks of count packets that cannot be repaired by m of parity, when
+// packets are lost with probability p, so many in a row each time.
+func incomplete(p float64, count, m, run int) float64 {
+	n := count + m
 	p /= float64(run)
-	chance := math.Pow(1-p, float64(n)) // that none is lost
-	for lost := range n + 1 {
-		if lost*run > m {
-			rest += chance * float64(lost*run) / float64(n)
-		}
+	chance, repaired := math.Pow(1-p, float64(n)), 0.0 // that none is lost
+	for lost := 0; lost*run <= m; lost++ {
+		repaired += chance
 		chance *= float64(n-lost) / float64(lost+1) * p / (1 - p)
 	}
-	return rest
+	return 1 - repaired
 }
+
+// fewer is how many parity packets protect a block of count packets as well as m do a full one.
+func fewer(m, count int) int { return int(fewerTable()[m][count]) }
+
+var fewerTable = sync.OnceValue(func() (t [MaxParity + 1][BlockSize + 1]uint8) {
+	for m := 1; m <= MaxParity; m++ {
+		// The loss that m is right for.
+		low, high := 0.0, 0.5
+		for range 30 {
+			if p := (low + high) / 2; incomplete(p, BlockSize, m, 1) <= mostRest*BlockSize {
+				low = p
+			} else {
+				high = p
+			}
+		}
+		for count := 1; count <= BlockSize; count++ {
+			n := 0
+			for n < m && incomplete(low, count, n, 1) > mostRest*float64(count) {
+				n++
+			}
+			t[m][count] = uint8(n)
+		}
+	}
+	return t
+})
 
 // extreme is the largest value of late. The zero value has seen none.
 type extreme struct {

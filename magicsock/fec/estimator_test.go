@@ -29,7 +29,7 @@ func TestWantFollowsLoss(t *testing.T) {
 	for _, test := range []struct {
 		percent     float64
 		least, most uint8
-	}{{0, 0, 0}, {0.1, 1, 4}, {1, 3, 5}, {2, 4, 7}, {5, 7, 8}, {20, 8, 8}} {
+	}{{0, 0, 0}, {0.1, 2, 4}, {1, 4, 7}, {2, 7, 10}, {5, 12, 16}, {20, 16, 16}} {
 		e, now, number := NewEstimator(start), start, uint32(0)
 		r := rand.New(rand.NewPCG(1, uint64(test.percent*10)))
 		if e.Want() != MaxParity {
@@ -47,6 +47,34 @@ func TestWantFollowsLoss(t *testing.T) {
 		if e.Want() != 0 {
 			t.Errorf("after %v %% asks for %d on a clean path", test.percent, e.Want())
 		}
+	}
+}
+
+// A path that loses one packet in a thousand has parity all the time: each loss that it does not
+// repair costs seconds.
+func TestWantStays(t *testing.T) {
+	e, now, number := NewEstimator(start), start, uint32(0)
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 300 {
+		feed(e, &now, &number, 100*time.Millisecond, 300*time.Microsecond, steady(40*time.Millisecond), func() bool { return r.IntN(1000) == 0 })
+		if e.Want() < 2 && now.Sub(start) > 5*time.Second {
+			t.Fatalf("asks for %d after %v, at a loss taken for %.3f %%", e.Want(), now.Sub(start), 100*e.Loss())
+		}
+	}
+}
+
+// The faster and the longer a path is, the fewer blocks may stay incomplete.
+func TestWantFollowsRate(t *testing.T) {
+	want := func(gap, latency time.Duration) uint8 {
+		e, now, number := NewEstimator(start), start, uint32(0)
+		e.SetLatency(latency)
+		r := rand.New(rand.NewPCG(1, 1))
+		feed(e, &now, &number, 20*time.Second, gap, steady(latency/2), func() bool { return r.IntN(50) == 0 })
+		return e.Want()
+	}
+	slow, fast := want(300*time.Microsecond, 20*time.Millisecond), want(60*time.Microsecond, 80*time.Millisecond)
+	if fast <= slow {
+		t.Errorf("asks for %d at 40 Mbit/s and 20 ms, for %d at 200 Mbit/s and 80 ms", slow, fast)
 	}
 }
 
@@ -102,30 +130,28 @@ func TestLateIsNotLost(t *testing.T) {
 	}
 }
 
-// A share of what is lost remains as reckoned.
-func TestRemaining(t *testing.T) {
+// As many blocks stay incomplete as reckoned.
+func TestIncomplete(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for _, test := range []struct {
-		p float64
-		m int
-	}{{0.05, 2}, {0.02, 1}, {0.1, 4}} {
-		lost, blocks := 0, 200_000
+		p        float64
+		count, m int
+	}{{0.05, 64, 5}, {0.02, 20, 1}, {0.1, 40, 8}, {0.05, 1, 1}} {
+		bad, blocks := 0, 100_000
 		for range blocks {
-			n, ofData := 0, 0
-			for i := range BlockSize + test.m {
+			n := 0
+			for range test.count + test.m {
 				if r.Float64() < test.p {
-					if n++; i < BlockSize {
-						ofData++
-					}
+					n++
 				}
 			}
 			if n > test.m {
-				lost += ofData
+				bad++
 			}
 		}
-		got, want := float64(lost)/float64(blocks*BlockSize), remaining(test.p, test.m, 1)
+		got, want := float64(bad)/float64(blocks), incomplete(test.p, test.count, test.m, 1)
 		if got < 0.9*want || got > 1.1*want {
-			t.Errorf("p %v, m %d: %v remains, reckoned %v", test.p, test.m, got, want)
+			t.Errorf("%+v: %v stay incomplete, reckoned %v", test, got, want)
 		}
 	}
 }
@@ -269,7 +295,7 @@ func TestStandstillIsNoQueue(t *testing.T) {
 		return 40*time.Millisecond + behind
 	}
 	congested := feed(e, &now, &number, 60*time.Second, 300*time.Microsecond, delay, func() bool { return r.IntN(20) == 0 })
-	if congested > 10 || e.Want() != MaxParity {
+	if congested > 10 || e.Want() < 12 {
 		t.Errorf("%d gaps are congestion, asks for %d", congested, e.Want())
 	}
 }

@@ -3,9 +3,11 @@ package fec
 import "time"
 
 const (
-	// fullDelay is the least queueing delay that means a full queue, and fullPart the part of the
-	// largest delay of late.
-	fullDelay = 8 * time.Millisecond
+	// leastFull and mostFull are the least queueing delay that means a full queue, a quarter of the
+	// round trip within these bounds, and fullPart the part of the largest delay of late. Where
+	// nothing is lost while there is no queue, leastFull will do.
+	leastFull = 8 * time.Millisecond
+	mostFull  = 20 * time.Millisecond
 	fullPart  = 0.6
 	// leastMemory and mostMemory are how long the least and the largest delay count, up to twice
 	// as long.
@@ -24,6 +26,7 @@ const (
 type guard struct {
 	off bool // loss that comes with our own rate is not told from random loss
 
+	full             time.Duration // of a delay that means a full queue
 	least, low, most extreme       // of the delay, of the queueing delay and of what stands
 	queueing         time.Duration // of what has arrived last
 
@@ -43,7 +46,7 @@ type guard struct {
 }
 
 func newGuard() guard {
-	return guard{delays: ranks{memory: shortMemory}, places: ranks{memory: shortMemory}, rates: ranks{memory: longMemory}}
+	return guard{full: leastFull, delays: ranks{memory: shortMemory}, places: ranks{memory: shortMemory}, rates: ranks{memory: longMemory}}
 }
 
 // begin forgets the delays: the path may be another one.
@@ -79,10 +82,10 @@ func (g *guard) newest(a *Arrival, parity uint8) {
 // packet that shows it has arrived, but is not the newest yet.
 func (g *guard) gap(now time.Time) (congested bool) {
 	standing := g.standing()
-	if standing > max(fullDelay, time.Duration(fullPart*g.most.value())) {
+	if standing > max(g.full, time.Duration(fullPart*g.most.value())) {
 		return true
 	}
-	if g.queues.gap(standing); standing > fullDelay && !g.queues.random() {
+	if g.queues.gap(standing); standing > leastFull && !g.queues.random() {
 		return true
 	}
 	g.delays.gap(g.delay)

@@ -16,8 +16,8 @@ const (
 
 // Sizes, in packets and in bytes.
 const (
-	BlockSize  = 20   // data packets of a block, at the most
-	MaxParity  = 8    // parity packets of a block, at the most
+	BlockSize  = 64   // data packets of a block, at the most
+	MaxParity  = 16   // parity packets of a block, at the most
 	HeaderLen  = 14   // of a data packet
 	MaxPacket  = 1452 // of a QUIC packet
 	parityLen  = 12   // of the header of a parity packet

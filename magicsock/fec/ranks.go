@@ -92,7 +92,7 @@ func (q *queues) note(standing time.Duration) {
 	switch {
 	case standing < emptyDelay:
 		q.empty.packets++
-	case standing > fullDelay:
+	case standing > leastFull:
 		q.standing.packets++
 	}
 	if q.empty.packets+q.standing.packets >= longMemory {
@@ -106,7 +106,7 @@ func (q *queues) gap(standing time.Duration) {
 	switch {
 	case standing < emptyDelay:
 		q.empty.gaps++
-	case standing > fullDelay:
+	case standing > leastFull:
 		q.standing.gaps++
 	}
 }

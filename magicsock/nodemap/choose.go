@@ -65,7 +65,7 @@ func (n *node) way(now time.Time) (ConnType, Route) {
 			r.Cut, r.Wide = n.features.Cut, n.relay.url
 		}
 		if !n.hasRelay(now) || !n.suspect(now, p) {
-			r.Coded = n.mayCode(p) && r.Max == 0
+			r.Coded, r.Latency = n.mayCode(p) && r.Max == 0, p.latency
 			return ConnDirect, r
 		}
 		r.Relay = n.relay.url

@@ -49,7 +49,7 @@ func TestRouteCoded(t *testing.T) {
 		settled := s.now
 		for range 140 {
 			s.run(time.Second)
-			if r := a.route1(b); r.Coded != test.want || r.Max > 0 && r.Max < 1436 {
+			if r := a.route1(b); r.Coded != test.want || r.Max > 0 && r.Max < 1436 || r.Latency < 2*test.delay {
 				t.Fatalf("%s: %+v after %v", test.name, r, s.now.Sub(settled))
 			}
 		}

@@ -3,6 +3,7 @@ package nodemap
 import (
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/magicsock/disco"
@@ -60,8 +61,9 @@ type Route struct {
 	Cut  bool
 	Wide identity.RelayURL
 	// Coded says that packets may leave in the form of package fec: UDP alone takes them, whole,
-	// and is so far away that QUIC is slow to make up for what is lost.
-	Coded bool
+	// and is so far away that QUIC is slow to make up for what is lost. Latency is its round trip.
+	Coded   bool
+	Latency time.Duration
 	// Limit is the number of leading packets of the batch that may leave, 0 for
 	// all of them. It is set only for an address without a fresh pong (S7); the
 	// driver drops the rest.
