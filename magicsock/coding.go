@@ -95,8 +95,8 @@ func (k *Coding) Start() {
 	k.tellMore()
 }
 
-// More yields when loss begins to be repaired, or more of it: what was lost before has slowed QUIC
-// down for nothing.
+// More yields when loss begins to be repaired, or much more of it: what was lost before has slowed
+// QUIC down for nothing.
 func (k *Coding) More() <-chan struct{} { return k.more }
 
 func (k *Coding) tellMore() {
@@ -349,7 +349,7 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 	}
 	k.c.stats.recvCoded.Add(1)
 	k.c.stats.repaired.Add(k.dec.Stats().Repaired - before.Repaired)
-	if before := k.asked.Swap(uint32(a.Want)); uint32(a.Want) >= 2*before+4 {
+	if before := k.asked.Swap(uint32(a.Want)); uint32(a.Want) >= 4*before+4 {
 		k.tellMore()
 	}
 	k.heard = now
@@ -366,7 +366,7 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 		ecn, k.congested = congestionExperienced, false
 	case k.congested && k.est.Want() == 0:
 		k.congested = false // QUIC misses the lost packet itself
-	case k.congested && now.Sub(k.dropped) >= max(time.Duration(k.latency.Load()), leastDropGap):
+	case k.congested && now.Sub(k.dropped) >= max(dropGap*time.Duration(k.latency.Load()), leastDropGap):
 		// As a router does with what cannot be marked: quic-go gives ECN up for good when a
 		// connection has looked at another path.
 		k.congested, k.dropped = false, now
@@ -376,9 +376,13 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 	return a.Packet, ecn, true
 }
 
-// leastDropGap is how far apart packets are that are dropped to tell of congestion, if the round trip
-// is not more: QUIC hears no more of it than once in one.
-const leastDropGap = 20 * time.Millisecond
+// dropGap is how many round trips are between packets that are dropped to tell of congestion, and
+// leastDropGap how much time at least: QUIC notices one after up to two, and the queue is shorter half
+// a one later.
+const (
+	dropGap      = 3
+	leastDropGap = 60 * time.Millisecond
+)
 
 // remember keeps the packets that come, if there is room for those of one more. recvMu is held.
 func (k *Coding) remember(on bool) {

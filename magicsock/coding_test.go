@@ -159,8 +159,8 @@ func TestCodingEndsShortBlocks(t *testing.T) {
 	}
 }
 
-// Congestion is told by ECN, and where QUIC does not use that by the loss of a packet in a round trip,
-// unless QUIC misses the lost ones anyway.
+// Congestion is told by ECN, and where QUIC does not use that by the loss of a packet in three round
+// trips, unless QUIC misses the lost ones anyway.
 func TestCodingTellsCongestion(t *testing.T) {
 	p := newCodedPair(t)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -180,11 +180,11 @@ func TestCodingTellsCongestion(t *testing.T) {
 		t.Error("without ECN: no packet is dropped")
 	}
 	if _, ok := send(0); !ok {
-		t.Error("two packets are dropped in a round trip")
+		t.Error("two packets are dropped in three round trips")
 	}
 	p.in.dropped = time.Time{}
 	if _, ok := send(0); ok || p.b.Metrics().CodedDropped != 2 {
-		t.Errorf("after a round trip no packet is dropped; %d are counted", p.b.Metrics().CodedDropped)
+		t.Errorf("after three round trips no packet is dropped; %d are counted", p.b.Metrics().CodedDropped)
 	}
 	for range 300 {
 		p.send(packets(r, 10, 300), 300, 0)

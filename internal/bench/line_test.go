@@ -3,7 +3,10 @@
 package main
 
 import (
+	"encoding/json"
 	"math"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -81,5 +84,45 @@ func TestCoDel(t *testing.T) {
 	plain := newHop(line{Mbit: 50, Queue: time.Second})
 	if _, longest := fill(plain, 1.03, 20*time.Second); longest < 500*time.Millisecond {
 		t.Errorf("without codel %v", longest)
+	}
+}
+
+// Rounds of before count if they are of the same path.
+func TestAddRounds(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lossy.json")
+	rows := func() []lossyRow {
+		var list []lossyRow
+		for _, test := range lossyTests() {
+			list = append(list, lossyRow{Line: test.String(), Rounds: map[string]map[string][]float64{}})
+		}
+		return list
+	}
+	now, lines := rows(), map[string]bool{}
+	if err := addRounds(name, now); err != nil {
+		t.Fatal("there is no file: ", err)
+	}
+	for _, row := range now {
+		lines[row.Line] = true
+	}
+	if len(lines) != len(now) {
+		t.Errorf("%d paths have %d names", len(now), len(lines))
+	}
+	now[3].Rounds["nodetun"] = map[string][]float64{"TCP": {1, 2}}
+	b, err := json.Marshal(now[3:4])
+	if err == nil {
+		err = os.WriteFile(name, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = rows()
+	if err := addRounds(name, now); err != nil || len(now[3].Rounds["nodetun"]["TCP"]) != 2 || len(now[2].Rounds) != 0 {
+		t.Errorf("%v; %+v", err, now[2:4])
+	}
+	if err := os.WriteFile(name, []byte("no JSON"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if addRounds(name, now) == nil {
+		t.Error("a file without figures is taken")
 	}
 }

@@ -4,7 +4,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"slices"
@@ -16,6 +18,7 @@ import (
 // test is what is measured of a path.
 type test struct {
 	line
+	what string
 	// with are the contenders.
 	with []rival
 	// measure returns figures of one of them.
@@ -33,31 +36,33 @@ var (
 	with    = rival{name: "nodetun", tunnel: "nodetun", control: "cubic"}
 )
 
+func (t test) String() string { return t.line.String() + ": " + t.what }
+
 // lossyTests are the paths of the flag -lossy.
 func lossyTests() []test {
 	const queue = 100 * time.Millisecond
 	var list []test
-	add := func(l line, measure func(*contender, rival, int) (figures, error), with ...rival) {
-		list = append(list, test{l, with, measure})
+	add := func(l line, what string, measure func(*contender, rival, int) (figures, error), with ...rival) {
+		list = append(list, test{l, what, with, measure})
 	}
 	losses := []line{{}, {Loss: 0.001}, {Loss: 0.005}, {Loss: 0.01}, {Loss: 0.02}, {Loss: 0.05}, {Loss: 0.01, Run: 4}}
 	for _, rate := range []float64{50, 200} {
 		for _, ms := range []time.Duration{80, 20} {
 			for _, l := range losses {
 				l.Mbit, l.Delay, l.Queue = rate, ms*time.Millisecond/2, queue
-				add(l, flow, wgCubic, wgBBR, with)
+				add(l, "one flow", flow, wgCubic, wgBBR, with)
 			}
 		}
 	}
 	for name := range models {
-		add(line{Mbit: 50, Delay: 40 * time.Millisecond, Queue: queue, Model: name}, flow, wgCubic, wgBBR, with)
+		add(line{Mbit: 50, Delay: 40 * time.Millisecond, Queue: queue, Model: name}, "one flow", flow, wgCubic, wgBBR, with)
 	}
 	for _, loss := range []float64{0.01, 0.05} {
-		add(line{Mbit: 50, Delay: 40 * time.Millisecond, Queue: queue, Loss: loss}, calls, wgCubic, without, with)
+		add(line{Mbit: 50, Delay: 40 * time.Millisecond, Queue: queue, Loss: loss}, "a call", calls, wgCubic, without, with)
 	}
 	for _, l := range []line{{Queue: 3 * time.Millisecond}, {Queue: 30 * time.Millisecond}, {Queue: queue}, {Queue: 10 * time.Millisecond, Police: true}, {Queue: queue, CoDel: true}} {
 		l.Mbit, l.Delay = 50, 40*time.Millisecond
-		add(l, neighbour, wgCubic, wgBBR, without, with)
+		add(l, "a neighbour", neighbour, wgCubic, wgBBR, without, with)
 	}
 	return list
 }
@@ -117,6 +122,29 @@ type lossyRow struct {
 	Rounds map[string]map[string][]float64 `json:"rounds"` // by rival and figure
 }
 
+// addRounds adds the rounds that a file of before has of the same paths; there need be none.
+func addRounds(name string, rows []lossyRow) error {
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) || name == "" {
+		return nil
+	}
+	var before []lossyRow
+	if err == nil {
+		err = json.Unmarshal(b, &before)
+	}
+	if err != nil {
+		return fmt.Errorf("figures of before: %w", err)
+	}
+	for i, row := range rows {
+		for _, old := range before {
+			if old.Line == row.Line && old.Rounds != nil {
+				rows[i].Rounds = old.Rounds
+			}
+		}
+	}
+	return nil
+}
+
 // lossy measures all paths. Every rival of every round is set up anew: a tunnel remembers.
 func (w *world) lossy(o options) error {
 	which, err := regexp.Compile(o.lines)
@@ -130,6 +158,12 @@ func (w *world) lossy(o options) error {
 			tests = append(tests, t)
 			rows = append(rows, lossyRow{Line: t.String(), Rounds: map[string]map[string][]float64{}})
 		}
+	}
+	if len(tests) == 0 {
+		return fmt.Errorf("no path matches %q", o.lines)
+	}
+	if err := addRounds(o.json, rows); err != nil {
+		return err
 	}
 	for n := range o.rounds {
 		for i, t := range tests {

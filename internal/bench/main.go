@@ -66,7 +66,7 @@ func compare(args []string) error {
 	flags.BoolVar(&o.long, "long", false, "over a path of 50 Mbit/s, 80 ms and 1 % loss; measures one flow, with bbr and with cubic")
 	flags.BoolVar(&o.lossy, "lossy", false, "over many paths that lose packets, and what it leaves a neighbour there; takes two hours")
 	flags.StringVar(&o.lines, "lines", "", "with -lossy: only paths whose row matches this regular expression")
-	flags.StringVar(&o.json, "json", "", "file for all figures")
+	flags.StringVar(&o.json, "json", "", "file for all figures; with -lossy, those that it has count, too")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

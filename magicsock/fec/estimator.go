@@ -7,13 +7,14 @@ import (
 )
 
 const (
-	// windowPackets and windowTime are how much is looked at for the loss of a path. A window of
-	// less than fullWindow packets counts for less.
+	// windowPackets, and leastWindow to windowTime, are how much is looked at for the loss of a
+	// path. A window of less than fullWindow packets counts for less.
 	windowPackets = 400
+	leastWindow   = 100 * time.Millisecond
 	windowTime    = time.Second
 	fullWindow    = 100
 	firstWindow   = 50 // packets, at the start of a path
-	// runWeight is that of a run of losses in the average of their lengths.
+	// runWeight is that of a run of losses in the average of their lengths, once there are some.
 	runWeight = 1.0 / 16
 	// upwards and downwards are the weights of a window in the average.
 	upwards, downwards = 0.4, 0.15
@@ -47,7 +48,8 @@ type Estimator struct {
 	clean   int     // packets since one was lost at random, among those that are judged
 	seen    uint64  // of the last 64 numbers, the highest first: arrived, or lost to a full queue
 	inRow   int     // lost at random, in a row, among those that are judged
-	usual   float64 // average length of such runs
+	runs    int     // such runs
+	usual   float64 // their average length
 	guard   guard
 
 	// The present window.
@@ -117,11 +119,11 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 	} else if -ahead < 64 {
 		e.seen |= 1 << -ahead
 	}
-	full := windowPackets
+	full, least := windowPackets, leastWindow
 	if e.total < firstPackets {
-		full = firstWindow
+		full, least = firstWindow, 0
 	}
-	if e.arrived+e.lost >= full || now.Sub(e.window) >= windowTime {
+	if age := now.Sub(e.window); e.arrived+e.lost >= full && age >= least || age >= windowTime {
 		e.close(now)
 	}
 	return congested
@@ -145,7 +147,8 @@ func (e *Estimator) shift(now time.Time, seen bool) {
 		e.clean = 0
 		e.run.note(now, runMemory, float64(e.inRow))
 	} else if e.inRow > 0 {
-		e.usual += runWeight * (float64(e.inRow) - e.usual)
+		e.runs++
+		e.usual += max(runWeight, 1/float64(e.runs)) * (float64(e.inRow) - e.usual)
 		e.inRow = 0
 	}
 	e.seen <<= 1
@@ -175,14 +178,14 @@ func (e *Estimator) close(now time.Time) {
 	}
 	e.window, e.arrived, e.lost = now, 0, 0
 	e.run.expire(now, runMemory)
-	worst := e.loss
+	worst, usual := e.loss, max(1, int(math.Round(e.usual)))
 	if first {
-		worst = atMost(e.totalLost, e.total)
+		worst = atMost(e.totalLost, e.total, usual)
 	}
 	if e.clean < cleanAfter {
 		worst = max(worst, negligible)
 	}
-	e.want = wanted(worst, int(e.run.value()), max(1, int(math.Round(e.usual))), e.rest())
+	e.want = wanted(worst, int(e.run.value()), usual, e.rest())
 }
 
 // rest is how many blocks may stay incomplete for each packet. QUIC takes each for congestion, sends
@@ -193,11 +196,11 @@ func (e *Estimator) rest() float64 {
 	return min(max(2/(underway*underway), leastRest), mostRest)
 }
 
-// atMost is the largest loss of a path of which so many packets of all were lost, but for one
-// case in twenty or so.
-func atMost(lost, all int) float64 {
-	k := float64(lost)
-	return min(1, (k+2*math.Sqrt(k)+3)/float64(all))
+// atMost is the largest loss of a path of which so many packets of all were lost, some in a row, but
+// for one case in twenty or so.
+func atMost(lost, all, run int) float64 {
+	runs := float64(lost) / float64(run)
+	return min(1, (runs+2*math.Sqrt(runs)+3)*float64(run)/float64(all))
 }
 
 // wanted is the least number of parity packets of a full block that leave few enough blocks
