@@ -30,7 +30,7 @@ const (
 const (
 	featureMTUProbe = "mtu-probe/1"
 	featureCut      = "cut/1"
-	featureFEC      = "fec/1"
+	featureFEC      = "fec/2"
 )
 
 // Why is all that explains the path to a peer.

@@ -21,8 +21,8 @@ type Decoder struct {
 	strays  int    // packets in a row that were far from it
 	stray   uint32 // the last of them
 	ring    []slot // by number; nil while no repair is wanted
-	blocks  [maxBlocks]block
-	oldest  int // where the next block goes
+	blocks  []block // those that miss something; nil with the ring
+	oldest  int     // where the next block goes
 	spare   []byte
 
 	stats Stats
@@ -61,10 +61,9 @@ func NewDecoder(key Key, epoch time.Time) *Decoder { return &Decoder{key: key, e
 func (d *Decoder) Remember(on bool) {
 	switch {
 	case !on:
-		d.ring, d.spare = nil, nil
-		d.blocks = [maxBlocks]block{}
+		d.ring, d.blocks, d.spare = nil, nil, nil
 	case d.ring == nil:
-		d.ring = make([]slot, ringSize)
+		d.ring, d.blocks = make([]slot, ringSize), make([]block, maxBlocks)
 	}
 }
 
@@ -159,7 +158,7 @@ func (d *Decoder) near(number uint32) bool {
 		}
 		d.highest = number
 		clear(d.ring)
-		d.blocks = [maxBlocks]block{}
+		clear(d.blocks)
 	case ahead > 0:
 		d.highest = number
 	}

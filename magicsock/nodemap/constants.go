@@ -41,7 +41,8 @@ const (
 	sizeTries   = 2                // pings of one size before it counts as too large in a search
 	sizeDoubt   = 4                // the same before a path counts as small: one that loses packets is not
 	sizeInUse   = 4                // packets of one size before that size is in use: fewer are QUIC's own probes
-	sizeRetry   = 60 * time.Second // a limited path is tried with full packets again
+	sizeAgain   = 2 * time.Second  // a path that was just found to be small is tried with full packets again,
+	sizeRetry   = 60 * time.Second // then after twice as long each time, up to this
 	openTime    = 10 * time.Second // an address not heard for so long may be behind a NAT that has closed
 	requalify   = 60 * time.Second // pings are padded when the last padded pong is older
 	answeredFor = time.Hour        // an address that answered within it is no unknown one (S9)

@@ -16,20 +16,22 @@ import (
 // answer to a smaller one in between, set a limit, and a search by halves finds
 // the largest size that arrives. A path that answers small pings but none of 1200
 // bytes, or is in doubt, is searched in the same way if the node joins halves. Full size is tried
-// again every minute.
+// again after 2 s, as a queue that overflows may have dropped four pings, then ever more rarely, and
+// in the end every minute.
 type room struct {
-	limit int       // largest payload known to arrive since the path turned out to be small; 0: no limit
-	high  int       // smallest known not to arrive; 0: no search goes on
-	inUse int       // size of the largest packets of payload, if over 1200
-	used  bool      // such a packet was sent since full size was last tried
-	seen  int       // a size that may become inUse
-	count int       // how often it was seen
-	size  int       // of the ping in flight
-	lost  int       // pings of that size unanswered
-	low   int       // the largest that was answered since the first of them
-	first time.Time // when the first of that size was sent
-	sent  time.Time // when the last was sent; zero: none in flight
-	tried time.Time // when full size was last tried, or a search ended
+	limit int           // largest payload known to arrive since the path turned out to be small; 0: no limit
+	high  int           // smallest known not to arrive; 0: no search goes on
+	inUse int           // size of the largest packets of payload, if over 1200
+	used  bool          // such a packet was sent since full size was last tried
+	seen  int           // a size that may become inUse
+	count int           // how often it was seen
+	size  int           // of the ping in flight
+	lost  int           // pings of that size unanswered
+	low   int           // the largest that was answered since the first of them
+	first time.Time     // when the first of that size was sent
+	sent  time.Time     // when the last was sent; zero: none in flight
+	tried time.Time     // when full size was last tried, or a search ended
+	wait  time.Duration // from then until it is tried again
 }
 
 // note takes in the size of packets of payload; true when larger ones came into
@@ -119,17 +121,20 @@ func (m *Map) tendRoom(now time.Time, n *node, p *path, together bool) {
 	case r.high > 0: // found
 		r.high, r.tried = 0, now
 	case r.limit > 0:
-		if age(now, r.tried) >= sizeRetry {
-			if !r.used {
-				r.inUse = 0
+		if age(now, r.tried) >= r.wait {
+			if r.wait >= sizeRetry {
+				if !r.used {
+					r.inUse = 0
+				}
+				r.used = false
 			}
-			r.tried, r.used = now, false
+			r.tried = now
 			m.askRoom(now, n, p, max(r.inUse, paddedSize))
 		}
 	case together && r.inUse > paddedSize:
 		m.askRoom(now, n, p, r.inUse)
 	case n.features.Cut && (p.narrow() || n.suspect(now, p)) && age(now, r.tried) >= sizeRetry:
-		r.high = paddedSize
+		r.high, r.wait = paddedSize, sizeAgain
 		m.askRoom(now, n, p, cutSize)
 	}
 }
@@ -160,12 +165,13 @@ func (m *Map) roomLost(now time.Time, n *node, p *path) bool {
 	case r.high > 0:
 		r.high = r.size
 	case r.limit > 0: // full size was tried again
+		r.wait = min(2*r.wait, sizeRetry)
 		return false
 	case r.low >= paddedSize:
-		r.limit, r.high = paddedSize, r.size
+		r.limit, r.high, r.wait = paddedSize, r.size, sizeAgain
 		n.choice.fast = time.Time{}
 	case n.features.Cut:
-		r.high = paddedSize
+		r.high, r.wait = paddedSize, sizeAgain
 	}
 	return true
 }
@@ -201,7 +207,7 @@ func (n *node) roomDue(p *path) time.Time {
 	case !r.sent.IsZero():
 		return r.sent.Add(p.grace())
 	case r.limit > 0:
-		return r.tried.Add(sizeRetry)
+		return r.tried.Add(r.wait)
 	}
 	return time.Time{}
 }

@@ -147,6 +147,40 @@ func TestRoomPathGrows(t *testing.T) {
 	}
 }
 
+// A queue that overflowed for a moment makes a small path of a large one for seconds only: it is
+// neither coded nor whole meanwhile. A path that stays small is not tried for ever at that pace.
+func TestRoomIsTriedAgainSoon(t *testing.T) {
+	s, a, b, setMTU := wide(t, true, Features{MTUProbe: true, Cut: true, FEC: true})
+	s.delay = 10 * time.Millisecond
+	a.stream(b, tick20, 10*time.Minute)
+	s.run(10 * time.Second)
+	large := func(d time.Duration) (n int) {
+		before := len(a.log)
+		s.run(d)
+		for _, act := range a.log[before:] {
+			if act.Kind == SendPing && act.Size > paddedSize {
+				n++
+			}
+		}
+		return n
+	}
+	setMTU(1300)
+	s.run(4 * time.Second)
+	if r := a.route1(b); r.Max == 0 {
+		t.Fatalf("no limit: %+v", r)
+	}
+	setMTU(1452 + codedExtra)
+	s.run(6 * time.Second)
+	if r := a.route1(b); r.Max != 0 || !r.Coded {
+		t.Errorf("10 s after its queue overflowed: %+v", r)
+	}
+	setMTU(1300)
+	large(2 * time.Minute)
+	if n := large(3 * time.Minute); n == 0 || n > 8 {
+		t.Errorf("%d large pings in three minutes on a path that is small", n)
+	}
+}
+
 // QUIC's own probes of the path, a few packets of a size, are no reason to cut:
 // they are to be lost where the path is too small.
 func TestRoomLeavesProbesAlone(t *testing.T) {

@@ -81,7 +81,7 @@ func (r Route) way() Route { return Route{Node: r.Node, UDP: r.UDP, Relay: r.Rel
 type Features struct {
 	MTUProbe bool // it answers pings of any size (mtu-probe/1)
 	Cut      bool // it joins packets that come in halves (cut/1)
-	FEC      bool // it and this node code packets (fec/1)
+	FEC      bool // it and this node code packets (fec/2)
 }
 
 // NAT is what is known about the NAT before a node.
