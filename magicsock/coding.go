@@ -50,8 +50,8 @@ type Coding struct {
 	recvMu      sync.Mutex // guards the fields below
 	dec         *fec.Decoder
 	est         *fec.Estimator
-	congested   bool      // to be told to QUIC
-	dropped     time.Time // when that was done by the loss of a packet
+	signal      fec.Signal // to be told to QUIC
+	dropped     time.Time  // when that was done by the loss of a packet
 	remembering bool
 	heard       time.Time
 	quiet       *time.Timer // ends remembering
@@ -354,22 +354,22 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 	}
 	k.heard = now
 	k.est.SetLatency(time.Duration(k.latency.Load()))
-	if !a.Stray && k.est.Arrived(now, &a) {
-		k.congested = true
+	if !a.Stray {
+		k.signal = max(k.signal, k.est.Arrived(now, &a))
 	}
 	k.wanted.Store(uint32(k.est.Want()))
 	k.remember(k.est.Want() > 0)
 	ecn = a.ECN
 	switch {
-	case !k.congested && outer != congestionExperienced:
+	case k.signal == fec.Clear && outer != congestionExperienced:
 	case ecn != 0:
-		ecn, k.congested = congestionExperienced, false
-	case k.congested && k.est.Want() == 0:
-		k.congested = false // QUIC misses the lost packet itself
-	case k.congested && now.Sub(k.dropped) >= max(dropGap*time.Duration(k.latency.Load()), leastDropGap):
+		ecn, k.signal = congestionExperienced, fec.Clear
+	case k.signal == fec.Standing || k.est.Want() == 0:
+		k.signal = fec.Clear // it would cost a packet, or QUIC misses the lost one itself
+	case k.signal == fec.Congested && now.Sub(k.dropped) >= max(dropGap*time.Duration(k.latency.Load()), leastDropGap):
 		// As a router does with what cannot be marked: quic-go gives ECN up for good when a
 		// connection has looked at another path.
-		k.congested, k.dropped = false, now
+		k.signal, k.dropped = fec.Clear, now
 		k.c.stats.codedDropped.Add(1)
 		return nil, 0, true
 	}

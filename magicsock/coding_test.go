@@ -164,18 +164,26 @@ func TestCodingEndsShortBlocks(t *testing.T) {
 func TestCodingTellsCongestion(t *testing.T) {
 	p := newCodedPair(t)
 	r := rand.New(rand.NewPCG(1, 2))
+	signal := fec.Standing
 	send := func(ecn uint8) (got uint8, ok bool) {
 		t.Helper()
 		clear(p.got)
-		p.in.congested = true
+		p.in.signal = signal
 		b := packets(r, 1, 900)
 		p.send(b, 900, ecn)
 		got, ok = p.got[string(b)]
 		return got, ok
 	}
-	if ecn, ok := send(1); !ok || ecn != congestionExperienced {
-		t.Errorf("with ECN: a packet comes %v, as %d", ok, ecn)
+	if _, ok := send(0); !ok {
+		t.Error("a packet is dropped for a queue that has not overflowed")
 	}
+	for signal = range fec.Congested + 1 {
+		want := map[fec.Signal]uint8{fec.Clear: 1, fec.Standing: congestionExperienced, fec.Congested: congestionExperienced}[signal]
+		if ecn, ok := send(1); !ok || ecn != want {
+			t.Errorf("signal %d, with ECN: a packet comes %v, as %d", signal, ok, ecn)
+		}
+	}
+	signal = fec.Congested
 	if _, ok := send(0); ok {
 		t.Error("without ECN: no packet is dropped")
 	}

@@ -17,10 +17,10 @@ type Decoder struct {
 	epoch time.Time
 
 	begun   bool
-	highest uint32 // the largest number that arrived
-	strays  int    // packets in a row that were far from it
-	stray   uint32 // the last of them
-	ring    []slot // by number; nil while no repair is wanted
+	highest uint32  // the largest number that arrived
+	strays  int     // packets in a row that were far from it
+	stray   uint32  // the last of them
+	ring    []slot  // by number; nil while no repair is wanted
 	blocks  []block // those that miss something; nil with the ring
 	oldest  int     // where the next block goes
 	spare   []byte

@@ -1,7 +1,8 @@
 // Package fec hides random loss of a path from QUIC by parity packets beside it. quic-go's
 // congestion control takes every loss for a full queue: at 80 ms and 1 % of random loss one flow
 // gets a twentieth of what the line carries. Packets that are lost at random are put together
-// again here before QUIC misses them; where a queue overflows, QUIC is told by ECN instead.
+// again here before QUIC misses them; where a queue overflows, or stands for long, QUIC is told by
+// ECN instead.
 //
 // An [Encoder] numbers the packets of one path and adds up the parity of each block while they
 // pass; it keeps no packet. A [Decoder] takes what arrives, puts together what is missing as

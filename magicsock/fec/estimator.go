@@ -80,6 +80,7 @@ func (e *Estimator) Guard(on bool) { e.guard.off = !on }
 func (e *Estimator) SetLatency(d time.Duration) {
 	e.latency = d
 	e.guard.full = min(max(d/4, leastFull), mostFull)
+	e.guard.stander.latency = d
 }
 
 // Want is how many parity packets the other side should send with each full block.
@@ -97,19 +98,37 @@ func (e *Estimator) Ours() bool { return e.guard.ours }
 // Loss is the random loss of the path, 0 to 1, before repairs.
 func (e *Estimator) Loss() float64 { return e.loss }
 
-// Arrived takes in a data packet that is no stray, and reports whether it shows that a queue is
-// full: then QUIC is to be told, by ECN on a packet that it is given next.
-func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
+// Signal is what QUIC is to be told.
+type Signal uint8
+
+// Signals.
+const (
+	// Clear: nothing.
+	Clear Signal = iota
+	// Standing: our packets queue for long; by ECN, if that can be.
+	Standing
+	// Congested: a queue has overflowed, or nearly so; in any case.
+	Congested
+)
+
+// Arrived takes in a data packet that is no stray, and returns what QUIC is to be told with a
+// packet that it is given next.
+func (e *Estimator) Arrived(now time.Time, a *Arrival) (signal Signal) {
 	ahead := int(int32(a.Number - e.highest))
 	if !e.begun || ahead > ringSize || ahead < -ringSize {
 		e.begin(now, a)
 		ahead = 1
 	}
 	delay := (ticksOf(now.Sub(e.epoch)) - e.base).since(ticks(a.Sent))
-	e.guard.arrived(now, delay)
+	if e.guard.arrived(now, delay) {
+		signal = Standing
+	}
 	e.arrived++
 	if ahead > 0 {
-		congested = ahead > 1 && e.guard.gap(now)
+		congested := ahead > 1 && e.guard.gap(now)
+		if congested {
+			signal = Congested
+		}
 		for range ahead - 1 {
 			e.shift(now, congested)
 		}
@@ -126,7 +145,7 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (congested bool) {
 	if age := now.Sub(e.window); e.arrived+e.lost >= full && age >= least || age >= windowTime {
 		e.close(now)
 	}
-	return congested
+	return signal
 }
 
 // begin begins with the number of a packet, on a path that may be another one.

@@ -15,7 +15,7 @@ func feed(e *Estimator, now *time.Time, number *uint32, d, gap time.Duration, de
 		if lose() {
 			continue
 		}
-		if e.Arrived(now.Add(delay()), &Arrival{Number: *number, Sent: uint16(ticksOf(now.Sub(start)))}) {
+		if e.Arrived(now.Add(delay()), &Arrival{Number: *number, Sent: uint16(ticksOf(now.Sub(start)))}) == Congested {
 			congested++
 		}
 	}
@@ -188,7 +188,7 @@ func (h hop) play(r *rand.Rand, e *Estimator, d time.Duration, part func(since t
 				delay += time.Duration(waiting / h.rate * 1e9)
 			}
 			c := e.Arrived(now.Add(delay), &Arrival{Number: number, Sent: uint16(ticksOf(now.Sub(start)))})
-			if c {
+			if c == Congested {
 				congested++
 			}
 			if missing {
@@ -320,5 +320,72 @@ func TestVerdictIsReachedAnew(t *testing.T) {
 	short.play(rand.New(rand.NewPCG(1, 2)), unguarded, 20*time.Second, func(time.Duration) float64 { return 1.05 })
 	if unguarded.Ours() {
 		t.Error("a verdict without the guard")
+	}
+}
+
+// bottleneck is a queue that a sender fills with as many packets as its window allows, and that
+// others may fill as well.
+type bottleneck struct {
+	rate    float64       // packets a second
+	latency time.Duration // of an empty queue, there and back
+	others  func(at time.Duration) time.Duration
+}
+
+// play lets a window grow by one packet a round trip, from a slow start on, be cut by three tenths
+// when QUIC is told, and returns the mean of the queueing delay of the second half and how often
+// it was told.
+func (b bottleneck) play(e *Estimator, d time.Duration) (mean time.Duration, told int) {
+	e.SetLatency(b.latency)
+	window, slow, number := 32.0, true, uint32(0)
+	sum, n := time.Duration(0), 0
+	cut := start
+	for now := start; now.Sub(start) < d; {
+		own := max(0, time.Duration((window/b.rate)*1e9)-b.latency)
+		queue := own + b.others(now.Sub(start))
+		round := b.latency + queue
+		for range int(window) {
+			number++
+			sent := now
+			now = now.Add(time.Duration(float64(round) / window))
+			signal := e.Arrived(now.Add(b.latency/2+queue), &Arrival{Number: number, Sent: uint16(ticksOf(sent.Sub(start)))})
+			if signal != Clear && now.Sub(cut) > round {
+				window, slow, cut = 0.7*window, false, now
+				told++
+			}
+		}
+		if window++; slow {
+			window = 2*window - 2
+		}
+		if now.Sub(start) > d/2 {
+			sum, n = sum+queue, n+1
+		}
+	}
+	return sum / time.Duration(n), told
+}
+
+// A queue that is ours is kept short, and the line busy. To one that others keep full no more is
+// given way than now and then.
+func TestStandingQueue(t *testing.T) {
+	none := func(time.Duration) time.Duration { return 0 }
+	for _, test := range []struct {
+		name        string
+		b           bottleneck
+		least, most time.Duration // mean of the delay
+		tolds       int           // at most, in two minutes
+	}{
+		{"20 ms", bottleneck{4000, 20 * time.Millisecond, none}, time.Millisecond, 10 * time.Millisecond, 200},
+		{"80 ms", bottleneck{4000, 80 * time.Millisecond, none}, 5 * time.Millisecond, 40 * time.Millisecond, 60},
+		{"others", bottleneck{4000, 80 * time.Millisecond, func(at time.Duration) time.Duration {
+			if at < time.Second {
+				return 0
+			}
+			return 60*time.Millisecond + time.Duration(at%(4*time.Second))/100
+		}}, 60 * time.Millisecond, time.Second, 14},
+	} {
+		mean, told := test.b.play(NewEstimator(start), 2*time.Minute)
+		t.Logf("%s: mean %v, told %d times", test.name, mean, told)
+		if mean < test.least || mean > test.most || told > test.tolds || told == 0 {
+			t.Errorf("%s: the queue is %v long on average, QUIC was told %d times", test.name, mean, told)
+		}
 	}
 }

@@ -40,6 +40,7 @@ type guard struct {
 	pace                  pace
 	delays, places, rates ranks
 	queues                queues
+	stander               stander
 
 	ours   bool      // loss comes with our own rate
 	judged time.Time // when that was found
@@ -52,15 +53,18 @@ func newGuard() guard {
 // begin forgets the delays: the path may be another one.
 func (g *guard) begin(number uint32) {
 	g.least, g.low, g.most = extreme{}, extreme{}, extreme{}
+	g.stander = stander{latency: g.stander.latency}
 	g.first = number
 }
 
-// arrived takes in the delay of a packet, from any point on.
-func (g *guard) arrived(now time.Time, delay time.Duration) {
+// arrived takes in the delay of a packet, from any point on, and says whether a queue of ours has
+// become too long.
+func (g *guard) arrived(now time.Time, delay time.Duration) (standing bool) {
 	g.least.note(now, leastMemory, -float64(delay))
 	g.queueing = delay + time.Duration(g.least.value())
 	g.low.note(now, standingSpan, -float64(g.queueing))
 	g.most.note(now, mostMemory, float64(g.standing()))
+	return g.stander.note(now, g.standing())
 }
 
 // newest takes in a packet that has the largest number and has arrived just now. parity packets

@@ -1,0 +1,53 @@
+package fec
+
+import "time"
+
+const (
+	// standingPart is how long a queue may stand, as a part of the round trip, within the bounds
+	// that follow: QUIC sends less by three tenths when it is told, which empties such a queue just
+	// about, and the line stays busy.
+	standingPart  = 0.4
+	leastStanding = 8 * time.Millisecond
+	mostStanding  = 40 * time.Millisecond
+	// effect is by how much a queue that is ours becomes shorter then, at the least, as a part of
+	// the round trip with it: two thirds of what it should.
+	effect = 0.2
+	// othersTime is for how long a queue is taken for that of others, to whom we would only lose.
+	othersTime = 20 * time.Second
+)
+
+// stander keeps the queue short that our own packets make at the narrowest hop, before it
+// overflows: that one tells QUIC of it only when it is full.
+type stander struct {
+	latency time.Duration
+	told    time.Time     // when QUIC was told; zero: what came of it is known
+	before  time.Duration // the queueing delay then,
+	since   time.Duration // and the least since
+	again   bool          // it had been told just before that
+	others  time.Time     // until when the queue is that of others
+}
+
+// note takes in the queueing delay that stands, and says whether QUIC is to be told.
+func (s *stander) note(now time.Time, standing time.Duration) bool {
+	if !s.told.IsZero() {
+		s.since = min(s.since, standing)
+		if now.Sub(s.told) < 2*(s.latency+s.before) {
+			return false
+		}
+		s.told = time.Time{}
+		switch fell := s.before - s.since; {
+		case fell >= time.Duration(effect*float64(s.latency+s.before)) || s.since < leastStanding/2:
+			s.again = false
+		case fell <= 0 && !s.again: // it was still growing by much: slow start
+			s.again = true
+		default:
+			s.others, s.again = now.Add(othersTime), false
+		}
+	}
+	most := min(max(time.Duration(standingPart*float64(s.latency)), leastStanding), mostStanding)
+	if standing <= most || now.Before(s.others) {
+		return false
+	}
+	s.told, s.before, s.since = now, standing, standing
+	return true
+}
