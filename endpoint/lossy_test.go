@@ -3,14 +3,10 @@ package endpoint
 import (
 	"io"
 	"math/rand/v2"
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/nodetun/nodetun/identity"
-	"github.com/nodetun/nodetun/internal/natlab"
-	"github.com/nodetun/nodetun/magicsock"
 	"github.com/nodetun/nodetun/magicsock/fec"
 	"github.com/nodetun/nodetun/magicsock/nodemap"
 )
@@ -30,34 +26,9 @@ func TestCodedConnectionOnLossyPath(t *testing.T) {
 // lossyTransfer returns how long 16 MiB take.
 func lossyTransfer(t *testing.T, loss float64, coded bool) (took time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
-		lab := natlab.New(t)
-		router := lab.Internet.NAT(natlab.Config{Mapping: natlab.EndpointIndependent, Filtering: natlab.EndpointIndependent, Timeout: time.Hour})
-		onHost := func(h *natlab.Host) *node {
-			return start(t, Config{
-				Socket: magicsock.Config{
-					Key: identity.GenerateSecretKey(), Underlay: h.Underlay(), Paired: func(identity.NodeID) bool { return true },
-				},
-				ALPNs: []string{testALPN}, SessionALPNs: []string{testALPN},
-			})
-		}
-		outside := lab.Internet.Host()
-		a, b := onHost(router.Inside.Host()), onHost(outside)
-		v4, _ := b.LocalAddrs()
-		ctx := t.Context()
-		accepted := make(chan *Connection, 1)
-		go func() {
-			c, err := b.Accept(ctx)
-			if err != nil {
-				t.Error(err)
-			}
-			accepted <- c
-		}()
-		from, err := a.Connect(ctx, identity.NodeAddr{ID: b.NodeID(), Direct: []netip.AddrPort{netip.AddrPortFrom(outside.Addr(), v4.Port())}}, testALPN)
-		if err != nil {
-			t.Fatal(err)
-		}
-		to := <-accepted
+		n := startNatted(t)
 		if coded {
+			a, b := n.dialler, n.acceptor
 			one, other := fec.Key{1}, fec.Key{2}
 			ours, theirs := a.Socket().Code(b.NodeID(), one, other), b.Socket().Code(a.NodeID(), other, one)
 			a.Socket().SetPeerFeatures(b.NodeID(), nodemap.Features{FEC: true})
@@ -68,8 +39,8 @@ func lossyTransfer(t *testing.T, loss float64, coded bool) (took time.Duration) 
 			defer theirs.Close()
 		}
 		r := rand.New(rand.NewPCG(1, 2))
-		lab.Lose(func() bool { return r.Float64() < loss })
-		out, err := from.OpenUniStream(ctx)
+		n.lab.Lose(func() bool { return r.Float64() < loss })
+		out, err := n.dialled.OpenUniStream(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,18 +51,18 @@ func lossyTransfer(t *testing.T, loss float64, coded bool) (took time.Duration) 
 			}
 			_ = out.Close()
 		}()
-		in, err := to.AcceptUniStream(ctx)
+		in, err := n.accepted.AcceptUniStream(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := io.Copy(io.Discard, in); err != nil || n != 16<<20 {
-			t.Fatal(n, err)
+		if size, err := io.Copy(io.Discard, in); err != nil || size != 16<<20 {
+			t.Fatal(size, err)
 		}
 		took = time.Since(begin)
-		if lab.Lost() == 0 {
+		if n.lab.Lost() == 0 {
 			t.Error("nothing was lost")
 		}
-		lab.Lose(nil)
+		n.lab.Lose(nil)
 	})
 	return took
 }

@@ -3,15 +3,12 @@ package endpoint
 import (
 	"errors"
 	"io"
-	"net/netip"
 	"os"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/nodetun/nodetun/identity"
 	"github.com/nodetun/nodetun/internal/natlab"
-	"github.com/nodetun/nodetun/magicsock"
 )
 
 // An outage of ten minutes, while one side has more to send than fits into the
@@ -31,33 +28,8 @@ func TestOutageIsForgotten(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				lab := natlab.New(t)
-				router := lab.Internet.NAT(natlab.Config{Mapping: natlab.EndpointIndependent, Filtering: natlab.EndpointIndependent, Timeout: time.Hour})
-				onHost := func(h *natlab.Host) *node {
-					return start(t, Config{
-						Socket: magicsock.Config{
-							Key: identity.GenerateSecretKey(), Underlay: h.Underlay(), Paired: func(identity.NodeID) bool { return true },
-						},
-						ALPNs: []string{testALPN}, SessionALPNs: []string{testALPN},
-					})
-				}
-				outside, inside := lab.Internet.Host(), router.Inside.Host()
-				a, b := onHost(inside), onHost(outside)
-				v4, _ := b.LocalAddrs()
-				ctx := t.Context()
-				accepted := make(chan *Connection, 1)
-				go func() {
-					c, err := b.Accept(ctx)
-					if err != nil {
-						t.Error(err)
-					}
-					accepted <- c
-				}()
-				from, err := a.Connect(ctx, identity.NodeAddr{ID: b.NodeID(), Direct: []netip.AddrPort{netip.AddrPortFrom(outside.Addr(), v4.Port())}}, testALPN)
-				if err != nil {
-					t.Fatal(err)
-				}
-				to := <-accepted
+				n := startNatted(t)
+				from, to, ctx := n.dialled, n.accepted, t.Context()
 				if !test.dialled {
 					from, to = to, from
 				}
@@ -78,10 +50,10 @@ func TestOutageIsForgotten(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				read := func(n int64) time.Duration {
+				read := func(size int64) time.Duration {
 					begin := time.Now()
 					_ = in.SetReadDeadline(begin.Add(time.Hour))
-					if _, err := io.CopyN(struct{ io.Writer }{io.Discard}, in, n); err != nil {
+					if _, err := io.CopyN(struct{ io.Writer }{io.Discard}, in, size); err != nil {
 						t.Fatal(err)
 					}
 					return time.Since(begin)
@@ -92,16 +64,16 @@ func TestOutageIsForgotten(t *testing.T) {
 					if test.waits {
 						time.Sleep(time.Second)
 					}
-					router.Block(true)
+					n.router.Block(true)
 					_ = in.SetReadDeadline(time.Now().Add(10 * time.Minute))
 					if _, err := io.Copy(io.Discard, in); !errors.Is(err, os.ErrDeadlineExceeded) {
 						t.Fatal(err)
 					}
-					router.Block(false)
+					n.router.Block(false)
 					if test.dialled { // whoever receives notices
-						outside.Move(lab.Internet)
+						n.outside.Move(n.lab.Internet)
 					} else {
-						inside.Move(router.Inside)
+						n.inside.Move(n.router.Inside)
 					}
 					first := read(1)
 					time.Sleep(5 * natlab.Hop)
@@ -117,4 +89,47 @@ func TestOutageIsForgotten(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Congestion is told by ECN on another path as on the first, if some packets were lost before:
+// quic-go sends the packets of a path's probe without it, and would give it up.
+func TestECNOutlivesRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := startNatted(t)
+		const ect0 = 2
+		transfer := func(from, to *Connection) {
+			out, err := from.OpenUniStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				_, _ = out.Write(make([]byte, 1<<20))
+				_ = out.Close()
+			}()
+			in, err := to.AcceptUniStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size, err := io.Copy(io.Discard, in); err != nil || size != 1<<20 {
+				t.Fatal(size, err)
+			}
+		}
+		both := func() { transfer(n.dialled, n.accepted); transfer(n.accepted, n.dialled) }
+		count := 0
+		n.lab.Lose(func() bool { count++; return count%100 == 0 })
+		both()
+		n.lab.Lose(nil)
+		for i := range 3 { // there and back
+			n.dialler.Socket().MeasureAnew(n.acceptor.NodeID())
+			n.acceptor.Socket().MeasureAnew(n.dialler.NodeID())
+			time.Sleep(time.Second)
+			both()
+			time.Sleep(time.Second)
+			before := n.lab.Sent(ect0)
+			both()
+			if with := n.lab.Sent(ect0) - before; with < 2<<20/1500 {
+				t.Errorf("after %d renewals: only %d packets have ECT(0)", i+1, with)
+			}
+		}
+	})
 }

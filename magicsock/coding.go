@@ -51,7 +51,8 @@ type Coding struct {
 	dec         *fec.Decoder
 	est         *fec.Estimator
 	signal      fec.Signal // to be told to QUIC
-	dropped     time.Time  // when that was done by the loss of a packet
+	dropped     time.Time  // when that was done by the loss of a packet,
+	drops       uint64     // and how many were
 	remembering bool
 	heard       time.Time
 	quiet       *time.Timer // ends remembering
@@ -70,6 +71,8 @@ type CodingInfo struct {
 	// SentData and SentParity count packets since the connection began, Received those that came.
 	SentData, SentParity uint64
 	Received             fec.Stats
+	// Dropped counts those that came and were dropped to tell QUIC of a full queue.
+	Dropped uint64
 }
 
 // CodingKey is that of the tags of one direction.
@@ -130,7 +133,7 @@ func (c *Conn) Coding(id identity.NodeID) (CodingInfo, bool) {
 	defer k.recvMu.Unlock()
 	return CodingInfo{
 		Wanted: int(k.wanted.Load()), Asked: int(k.asked.Load()), Loss: k.est.Loss(), Ours: k.est.Ours(),
-		SentData: k.sent.data.Load(), SentParity: k.sent.parity.Load(), Received: k.dec.Stats(),
+		SentData: k.sent.data.Load(), SentParity: k.sent.parity.Load(), Received: k.dec.Stats(), Dropped: k.drops,
 	}, true
 }
 
@@ -370,6 +373,7 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 		// As a router does with what cannot be marked: quic-go gives ECN up for good when a
 		// connection has looked at another path.
 		k.signal, k.dropped = fec.Clear, now
+		k.drops++
 		k.c.stats.codedDropped.Add(1)
 		return nil, 0, true
 	}

@@ -2,6 +2,7 @@ package magicsock
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -14,6 +15,14 @@ import (
 
 // isMarked says that packets to a mapped address are marked.
 func isMarked(addr *net.UDPAddr) bool { return addr.Port >= nodemap.MappedPort+markedPorts }
+
+// markedAddr is the mapped address by which marked packets of a node arrive.
+func markedAddr(a netip.AddrPort) netip.AddrPort {
+	if a.Port() < nodemap.MappedPort+markedPorts {
+		return netip.AddrPortFrom(a.Addr(), a.Port()+markedPorts)
+	}
+	return a
+}
 
 // MarkedConn is a second path to every node as QUIC sees it, by which connections leave
 // behind what they know of the first (internal/outage): what is written to a node goes

@@ -90,7 +90,7 @@ func TestOutageChangesAddress(t *testing.T) {
 	nodes.HandlePing(now, id, nodemap.UDPAddr(from), disco.TxID{1}, disco.PingLen)
 	first := p.mappedAddr(id).AddrPort()
 	to := first
-	send := func() { p.route(now, to, []byte("something"), 9) }
+	send := func() { p.route(now, to, []byte("something"), 9, 0) }
 	hear := func(after time.Duration, other bool) {
 		t.Helper()
 		now = now.Add(after)

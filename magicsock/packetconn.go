@@ -257,14 +257,15 @@ func (p *PacketConn) write(b, oob []byte, to netip.AddrPort, marked bool) (n, oo
 	}
 	if marked {
 		outage.Mark(b, seg)
+		to = markedAddr(to)
 	}
 	now := time.Now()
-	route, coding, acts := c.paths.route(now, to, b, seg)
-	c.perform(acts)
-	if coding != nil {
-		err = coding.send(now, b, seg, control.TOS&3, route)
+	way := c.paths.route(now, to, b, seg, control.TOS&3)
+	c.perform(way.first)
+	if way.coding != nil {
+		err = way.coding.send(now, b, seg, way.ecn, way.Route)
 	} else {
-		err = c.sendQUIC(b, seg, control.TOS&3, route)
+		err = c.sendQUIC(b, seg, way.ecn, way.Route)
 	}
 	if err != nil {
 		return 0, 0, err

@@ -44,7 +44,8 @@ type peer struct {
 	id    identity.NodeID
 	addrs [2]addrPair
 
-	silence outage.Watch // guarded by paths.mu
+	silence outage.Watch // guarded by paths.mu,
+	ecn     outage.ECN   // as this is
 	codings codings
 }
 
@@ -176,25 +177,35 @@ func (p *paths) received(now time.Time, from nodemap.Addr, relaySrc identity.Nod
 	return e, &e.addrs[turn], revived
 }
 
-// route asks where a batch of packets goes and what codes it, nil for nothing, and remembers
-// those that may have to be sent again. The actions come before the batch.
-func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int) (nodemap.Route, *Coding, []nodemap.Action) {
+// passage is how a batch of packets leaves.
+type passage struct {
+	nodemap.Route
+	coding *Coding          // by which it is coded; nil: it is not
+	ecn    uint8            // its ECN field
+	first  []nodemap.Action // come before it
+}
+
+// route asks how a batch of packets leaves that QUIC sends to a mapped address with an ECN field,
+// and remembers those that may have to be sent again.
+func (p *paths) route(now time.Time, mapped netip.AddrPort, b []byte, seg int, ecn uint8) passage {
 	packets := (len(b) + seg - 1) / seg
-	mapped = firstOf(mapped)
+	path, mapped := mapped.Port(), firstOf(mapped)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r, acts := p.nodes.Route(now, mapped, len(b), packets, isInitial(b))
+	w := passage{Route: r, ecn: ecn}
 	if len(acts) > 0 {
-		acts = slices.Clone(acts)
+		w.first = slices.Clone(acts)
 	}
 	p.scheduleLocked()
 	if e := p.peerLocked(mapped); e != nil {
 		e.silence.Sent(now, b, seg)
+		w.ecn = e.ecn.Mark(b, path, ecn)
 		if r.Coded {
-			return r, e.codings.forSending(b, seg), acts
+			w.coding = e.codings.forSending(b, seg)
 		}
 	}
-	return r, nil, acts
+	return w
 }
 
 // turn has QUIC, where it was dialled, know a node by its other address from now on.

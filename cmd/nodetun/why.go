@@ -86,6 +86,9 @@ func repairText(peer string, loss float64, r *localapi.Repair) []string {
 	if r.TooFast {
 		first = fmt.Sprintf("packets from %s are lost because of the rate at which they come; that is not repaired (%d packets were, earlier)", peer, r.Repaired)
 	}
+	if r.Dropped > 0 {
+		first += fmt.Sprintf("; %d were dropped here, as a queue on the way was full", r.Dropped)
+	}
 	return []string{first, fmt.Sprintf("to %s went %d packets and %d parity packets, now %d with 64", peer, r.Sent, r.ParitySent, r.Asked)}
 }
 

@@ -132,7 +132,7 @@ func (d *Daemon) repair(id identity.NodeID) (loss *float64, r *localapi.Repair) 
 		return nil, nil
 	}
 	return pointer(info.Loss), &localapi.Repair{
-		Received: info.Received.Data, ParityReceived: info.Received.Parity, Repaired: info.Received.Repaired,
+		Received: info.Received.Data, ParityReceived: info.Received.Parity, Repaired: info.Received.Repaired, Dropped: info.Dropped,
 		Sent: info.SentData, ParitySent: info.SentParity, Asked: info.Asked, Wanted: info.Wanted, TooFast: info.Ours,
 	}
 }

@@ -155,8 +155,10 @@ type Repair struct {
 	Received       uint64 `json:"received"`
 	ParityReceived uint64 `json:"parity_received"`
 	Repaired       uint64 `json:"repaired"`
-	Sent           uint64 `json:"sent"`
-	ParitySent     uint64 `json:"parity_sent"`
+	// Dropped came and were dropped, so that the peer sends less: a queue on the way was full.
+	Dropped    uint64 `json:"dropped"`
+	Sent       uint64 `json:"sent"`
+	ParitySent uint64 `json:"parity_sent"`
 	// Asked and Wanted are how many parity packets go with 64 others now: of those that are
 	// sent, and of those that come.
 	Asked  int `json:"asked"`

@@ -89,12 +89,13 @@ func (h *Host) receive(p packet) {
 }
 
 // send puts a packet of a socket on the wire. l.mu is held.
-func (h *Host) send(port uint16, to netip.AddrPort, payload []byte) error {
+func (h *Host) send(port uint16, to netip.AddrPort, payload []byte, ecn uint8) error {
 	at := slices.IndexFunc(h.addrs, func(a netip.Addr) bool { return a.Is6() == to.Addr().Is6() })
 	if at < 0 {
 		return errors.New("network is unreachable")
 	}
-	h.network.carry(packet{from: netip.AddrPortFrom(h.addrs[at], port), to: to, payload: slices.Clone(payload)})
+	h.lab.sent[ecn]++
+	h.network.carry(packet{from: netip.AddrPortFrom(h.addrs[at], port), to: to, payload: slices.Clone(payload), ecn: ecn})
 	return nil
 }
 
@@ -149,7 +150,7 @@ func (h *Host) ServeSTUN(port uint16) {
 			}
 			seen := &stun.XORMappedAddress{IP: p.from.Addr().AsSlice(), Port: int(p.from.Port())}
 			if answer, err := stun.Build(m, stun.BindingSuccess, seen); err == nil {
-				_ = h.send(port, p.from, answer.Raw)
+				_ = h.send(port, p.from, answer.Raw, 0)
 			}
 		}
 	}

@@ -28,12 +28,14 @@ type Lab struct {
 	wake     chan struct{}
 	lose     func() bool
 	lost     int
+	sent     [4]int // by ECN field
 }
 
 // packet is a UDP datagram.
 type packet struct {
 	from, to netip.AddrPort
 	payload  []byte
+	ecn      uint8
 }
 
 // event is something due.
@@ -88,6 +90,13 @@ func (l *Lab) Lost() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lost
+}
+
+// Sent counts the packets that hosts have sent with an ECN field.
+func (l *Lab) Sent(ecn uint8) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sent[ecn]
 }
 
 // run does what is due until done.

@@ -79,14 +79,14 @@ func (s *socket) take(ms []udpconn.Message) (int, error) {
 	n := min(len(ms), len(s.waiting))
 	for i, p := range s.waiting[:n] {
 		ms[i].N = copy(ms[i].Buf, p.payload)
-		ms[i].Seg, ms[i].From = ms[i].N, p.from
+		ms[i].Seg, ms[i].From, ms[i].TOS = ms[i].N, p.from, p.ecn
 	}
 	s.waiting = slices.Delete(s.waiting, 0, n)
 	return n, nil
 }
 
 // Write sends packets of seg bytes, see udpconn.Conn.
-func (s *socket) Write(b []byte, seg int, _ uint8, to netip.AddrPort) error {
+func (s *socket) Write(b []byte, seg int, ecn uint8, to netip.AddrPort) error {
 	s.host.lab.mu.Lock()
 	defer s.host.lab.mu.Unlock()
 	if s.closed {
@@ -96,7 +96,7 @@ func (s *socket) Write(b []byte, seg int, _ uint8, to netip.AddrPort) error {
 		seg = len(b)
 	}
 	for part := range slices.Chunk(b, seg) {
-		if err := s.host.send(s.port, to, part); err != nil {
+		if err := s.host.send(s.port, to, part, ecn); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@
 //     a second path, the marked one, whose packets go the same way and arrive from yet
 //     another mapped address ([Mark]). It needs a mark on the wire because quic-go as
 //     server answers no PATH_CHALLENGE on the path in use.
+//     quic-go would give ECN up with each such move; [ECN] sees to it that it does not.
 //   - The host's TCP that sends to netstack, which holds 64 KiB of a flow for a peer that
 //     is away, less if segments are small, and drops the rest. The host then tries again
 //     less and less often, up to every two minutes. [Spill] takes in what the host sends

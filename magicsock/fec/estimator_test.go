@@ -389,3 +389,31 @@ func TestStandingQueue(t *testing.T) {
 		}
 	}
 }
+
+// A queue that came in slow start goes on to grow until QUIC knows: that it is not much shorter two
+// round trips later means nothing, when that happens once. One that was there before is that of
+// others then.
+func TestSlowStartIsOurs(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name   string
+		before time.Duration   // between the time without a queue and the first
+		queues []time.Duration // each 75 ms after the one before
+		told   []bool
+	}{
+		{"slow start", 40 * ms, []time.Duration{14 * ms, 8 * ms, 10 * ms, 1 * ms, 10 * ms}, []bool{true, false, true, false, true}},
+		{"twice no shorter", 40 * ms, []time.Duration{14 * ms, 12 * ms, 13 * ms, 14 * ms, 14 * ms}, []bool{true, true, false, false, false}},
+		{"of others", 500 * ms, []time.Duration{14 * ms, 12 * ms, 13 * ms, 14 * ms}, []bool{true, false, false, false}},
+	} {
+		s := stander{latency: 20 * ms}
+		now := start
+		s.note(now, 0)
+		now = now.Add(test.before)
+		for i, queue := range test.queues {
+			if told := s.note(now, queue); told != test.told[i] {
+				t.Errorf("%s: queue %d, %v: told %v", test.name, i, queue, told)
+			}
+			now = now.Add(75 * ms)
+		}
+	}
+}

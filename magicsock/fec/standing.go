@@ -12,6 +12,8 @@ const (
 	// effect is by how much a queue that is ours becomes shorter then, at the least, as a part of
 	// the round trip with it: two thirds of what it should.
 	effect = 0.2
+	// fastGrowth is how many round trips slow start takes at most for a queue that is too long.
+	fastGrowth = 4
 	// othersTime is for how long a queue is taken for that of others, to whom we would only lose.
 	othersTime = 20 * time.Second
 )
@@ -23,12 +25,17 @@ type stander struct {
 	told    time.Time     // when QUIC was told; zero: what came of it is known
 	before  time.Duration // the queueing delay then,
 	since   time.Duration // and the least since
-	again   bool          // it had been told just before that
+	low     time.Time     // when there was hardly a queue last
+	fast    bool          // it had come in a few round trips: by slow start
+	again   bool          // that had been so the time before
 	others  time.Time     // until when the queue is that of others
 }
 
 // note takes in the queueing delay that stands, and says whether QUIC is to be told.
 func (s *stander) note(now time.Time, standing time.Duration) bool {
+	if standing < leastStanding/4 {
+		s.low = now
+	}
 	if !s.told.IsZero() {
 		s.since = min(s.since, standing)
 		if now.Sub(s.told) < 2*(s.latency+s.before) {
@@ -38,7 +45,7 @@ func (s *stander) note(now time.Time, standing time.Duration) bool {
 		switch fell := s.before - s.since; {
 		case fell >= time.Duration(effect*float64(s.latency+s.before)) || s.since < leastStanding/2:
 			s.again = false
-		case fell <= 0 && !s.again: // it was still growing by much: slow start
+		case s.fast && !s.again: // it went on to grow until QUIC knew
 			s.again = true
 		default:
 			s.others, s.again = now.Add(othersTime), false
@@ -49,5 +56,6 @@ func (s *stander) note(now time.Time, standing time.Duration) bool {
 		return false
 	}
 	s.told, s.before, s.since = now, standing, standing
+	s.fast = now.Sub(s.low) < fastGrowth*(s.latency+standing)
 	return true
 }
