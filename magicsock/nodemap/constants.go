@@ -8,6 +8,7 @@ const (
 	sessionTime  = 45 * time.Second        // heartbeats go on after the last payload
 	heartbeat    = 5 * time.Second         // gap of pings on the path of a session without payload to send
 	sendingPing  = 3 * time.Second         // the same while payload is sent (S8)
+	secondPing   = 250 * time.Millisecond  // after the first pong: a machine that has just started answers late
 	retryPing    = time.Second             // the same while something is unanswered
 	pingTimeout  = 5 * time.Second         // a later pong is ignored
 	searchTime   = 25 * time.Second        // a session goes on looking for a direct path after the last payload

@@ -313,7 +313,7 @@ func (m *Map) enterNamed(now time.Time, n *node, addrs []netip.AddrPort) {
 			n.use.doubt = now
 			n.turn.callMe = time.Time{}
 		default:
-			p.lastPong = time.Time{}
+			p.lastPong, p.firstPong = time.Time{}, time.Time{}
 		}
 	}
 }

@@ -48,3 +48,25 @@ func TestPathGrowsLonger(t *testing.T) {
 		}
 	}
 }
+
+// The first round trip is taken twice: a machine that has just started answers late.
+func TestFirstRoundTripIsTakenTwice(t *testing.T) {
+	s, a, b := pair(t, false)
+	latency := func() time.Duration {
+		info, _ := a.m.Remote(s.now, b.id)
+		return info.RTT
+	}
+	delay := s.delay
+	s.delay = 3 * delay
+	a.stream(b, tick20, time.Second)
+	s.run(2 * s.delay)
+	wantConn(t, a, b, ConnDirect)
+	if l := latency(); l != 6*delay {
+		t.Fatalf("%v at first, want %v", l, 6*delay)
+	}
+	s.delay = delay
+	s.run(secondPing + 3*delay)
+	if l := latency(); l != 2*delay {
+		t.Errorf("then %v, want %v", l, 2*delay)
+	}
+}

@@ -25,8 +25,9 @@ type path struct {
 	// forgotten with it; everPong and latency stay.
 	lastPong, lastBigPong, everPong time.Time
 	latency                         time.Duration
-	detour                          bool // it leads through somebody's tunnel
-	left                            bool // unanswered for too long: not before the next padded pong
+	firstPong                       time.Time // since the path was forgotten
+	detour                          bool      // it leads through somebody's tunnel
+	left                            bool      // unanswered for too long: not before the next padded pong
 
 	lastPayload, lastHeard time.Time
 	control                time.Time
@@ -125,9 +126,12 @@ func (p *path) controlled(now time.Time, kind string) { p.control, p.controlKind
 // pong notes the answer to a ping of the given size.
 func (p *path) pong(now time.Time, latency time.Duration, size int) {
 	p.controlled(now, "pong←")
-	if p.everPong.IsZero() || p.lastPong.IsZero() {
+	switch {
+	case p.firstPong.IsZero():
+		p.firstPong, p.latency = now, latency
+	case latency < p.latency: // what is longer is the machine's, or a queue's
 		p.latency = latency
-	} else {
+	default:
 		p.latency = (3*p.latency + latency) / 4
 	}
 	p.lastPong, p.everPong = now, now
@@ -150,7 +154,7 @@ func (p *path) forget() {
 	p.out = probes{}
 	p.room = room{}
 	p.watch = watch{}
-	p.lastPong, p.lastBigPong = time.Time{}, time.Time{}
+	p.lastPong, p.lastBigPong, p.firstPong = time.Time{}, time.Time{}, time.Time{}
 	p.left = false
 }
 

@@ -91,6 +91,9 @@ func (n *node) pingDue(p *path) time.Time {
 	if n.use.sent.After(last) {
 		t = last.Add(sendingPing)
 	}
+	if second := p.firstPong.Add(secondPing); last.Before(second) {
+		t = earlier(t, second)
+	}
 	if !p.watch.sent.IsZero() {
 		t = earlier(t, p.watch.sent.Add(p.watch.delay()))
 	}
