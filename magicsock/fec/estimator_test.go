@@ -390,6 +390,27 @@ func TestStandingQueue(t *testing.T) {
 	}
 }
 
+// QUIC is not told a second time by what it sent before it knew of the first, which it would not heed.
+func TestToldTwiceOnlyOfWhatWasSentSince(t *testing.T) {
+	const ms = time.Millisecond
+	s := stander{latency: 20 * ms}
+	s.note(start, 0, 0)
+	for at, told := 40*ms, time.Duration(0); at < time.Second; at += ms {
+		queue := min(10*ms+(at-40*ms)/2, 45*ms) // slow start goes on
+		if !s.note(start.Add(at), min(queue, 28*ms), queue) {
+			continue
+		}
+		if told > 0 {
+			if sent := at - queue - 10*ms; sent < told+10*ms {
+				t.Errorf("told at %v, and again at %v by a packet of %v", told, at, sent)
+			}
+			return
+		}
+		told = at
+	}
+	t.Error("not told twice")
+}
+
 // A queue that came in slow start goes on to grow until QUIC knows: that it is not much shorter two
 // round trips later means nothing, when that happens once. One that was there before is that of
 // others then.
@@ -407,10 +428,10 @@ func TestSlowStartIsOurs(t *testing.T) {
 	} {
 		s := stander{latency: 20 * ms}
 		now := start
-		s.note(now, 0)
+		s.note(now, 0, 0)
 		now = now.Add(test.before)
 		for i, queue := range test.queues {
-			if told := s.note(now, queue); told != test.told[i] {
+			if told := s.note(now, queue, queue); told != test.told[i] {
 				t.Errorf("%s: queue %d, %v: told %v", test.name, i, queue, told)
 			}
 			now = now.Add(75 * ms)

@@ -64,7 +64,7 @@ func (g *guard) arrived(now time.Time, delay time.Duration) (standing bool) {
 	g.queueing = delay + time.Duration(g.least.value())
 	g.low.note(now, standingSpan, -float64(g.queueing))
 	g.most.note(now, mostMemory, float64(g.standing()))
-	return g.stander.note(now, g.standing())
+	return g.stander.note(now, g.standing(), g.queueing)
 }
 
 // newest takes in a packet that has the largest number and has arrived just now. parity packets

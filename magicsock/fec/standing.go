@@ -23,23 +23,25 @@ const (
 type stander struct {
 	latency time.Duration
 	told    time.Time     // when QUIC was told; zero: what came of it is known
-	before  time.Duration // the queueing delay then,
-	since   time.Duration // and the least since
+	before  time.Duration // the queueing delay that stood then,
+	since   time.Duration // the least such since,
+	peak    time.Duration // and the most that any packet had
 	low     time.Time     // when there was hardly a queue last
 	fast    bool          // it had come in a few round trips: by slow start
 	again   bool          // that had been so the time before
 	others  time.Time     // until when the queue is that of others
 }
 
-// note takes in the queueing delay that stands, and says whether QUIC is to be told.
-func (s *stander) note(now time.Time, standing time.Duration) bool {
+// note takes in the queueing delay that stands, and that of a packet, and says whether QUIC is to be
+// told.
+func (s *stander) note(now time.Time, standing, queueing time.Duration) bool {
 	if standing < leastStanding/4 {
 		s.low = now
 	}
 	if !s.told.IsZero() {
-		s.since = min(s.since, standing)
-		if now.Sub(s.told) < 2*(s.latency+s.before) {
-			return false
+		s.since, s.peak = min(s.since, standing), max(s.peak, queueing)
+		if now.Sub(s.told) < 2*s.latency+s.before+s.peak {
+			return false // what arrives may have been sent before QUIC knew, who would not be told twice
 		}
 		s.told = time.Time{}
 		switch fell := s.before - s.since; {
@@ -55,7 +57,7 @@ func (s *stander) note(now time.Time, standing time.Duration) bool {
 	if standing <= most || now.Before(s.others) {
 		return false
 	}
-	s.told, s.before, s.since = now, standing, standing
+	s.told, s.before, s.since, s.peak = now, standing, standing, queueing
 	s.fast = now.Sub(s.low) < fastGrowth*(s.latency+standing)
 	return true
 }
