@@ -31,6 +31,7 @@ type Coding struct {
 
 	open    atomic.Bool   // neither end has closed it
 	sending atomic.Bool   // the other side opens what is sent
+	heard   atomic.Bool   // a packet came since the newest was made
 	wanted  atomic.Uint32 // parity packets of a full block that we want,
 	asked   atomic.Uint32 // and that we are asked for
 	latency atomic.Int64  // of the path
@@ -54,7 +55,7 @@ type Coding struct {
 	dropped     time.Time  // when that was done by the loss of a packet,
 	drops       uint64     // and how many were
 	remembering bool
-	heard       time.Time
+	last        time.Time   // when a packet came
 	quiet       *time.Timer // ends remembering
 }
 
@@ -159,14 +160,22 @@ func (s *codings) newest() *Coding {
 }
 
 // forSending returns what a batch of QUIC is to be coded by, nil for nothing. While a
-// connection begins nothing is: a peer that was started anew knows no keys of before.
+// connection begins it is one of before that the peer was heard by since: one that was started
+// anew does not know it.
 func (s *codings) forSending(b []byte, seg int) *Coding {
 	const longHeader = 0x80
 	if seg > fec.MaxPacket || b[0]&longHeader != 0 {
 		return nil
 	}
-	if k := s.newest(); k != nil && k.sending.Load() {
-		return k
+	newest := true
+	for _, k := range s.all() {
+		if !k.open.Load() {
+			continue
+		}
+		if k.sending.Load() && (newest || k.heard.Load()) {
+			return k
+		}
+		newest = false
 	}
 	return nil
 }
@@ -180,6 +189,9 @@ func (p *paths) code(id identity.NodeID, k *Coding) {
 		return
 	}
 	list := append([]*Coding{k}, e.codings.all()...)
+	for _, old := range list {
+		old.heard.Store(false)
+	}
 	for len(list) > maxCodings {
 		last := len(list) - 1
 		for i, old := range list {
@@ -355,7 +367,10 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 	if before := k.asked.Swap(uint32(a.Want)); uint32(a.Want) >= 4*before+4 {
 		k.tellMore()
 	}
-	k.heard = now
+	k.last = now
+	if a.Newest { // no copy of an earlier one
+		k.heard.Store(true)
+	}
 	k.est.SetLatency(time.Duration(k.latency.Load()))
 	if !a.Stray {
 		k.signal = max(k.signal, k.est.Arrived(now, &a))
@@ -421,7 +436,7 @@ func (k *Coding) expire() {
 	if !k.remembering {
 		return
 	}
-	if left := rememberFor - time.Since(k.heard); left > 0 {
+	if left := rememberFor - time.Since(k.last); left > 0 {
 		k.quiet.Reset(left)
 		return
 	}

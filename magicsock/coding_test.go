@@ -206,8 +206,9 @@ func TestCodingTellsCongestion(t *testing.T) {
 	}
 }
 
-// A batch is coded by the newest connection that is open, if the other side knows its keys, and
-// not at all while a connection begins.
+// A batch is coded by the newest connection that is open and whose keys the other side knows. While
+// one begins that is one of before only if the other side was heard by it since: else it may have
+// been started anew.
 func TestWhatCodesABatch(t *testing.T) {
 	p := newCodedPair(t)
 	codings := func() *codings {
@@ -237,6 +238,34 @@ func TestWhatCodesABatch(t *testing.T) {
 	want("20 more have ended", short, len(short), p.out)
 	if n := len(codings.all()); n > maxCodings {
 		t.Errorf("%d are known", n)
+	}
+}
+
+// While a connection begins, packets are coded by the one before if the other side goes on with that.
+// A copy of what it sent earlier does not say so: it may have been started anew.
+func TestWhatCodesWhileAnotherBegins(t *testing.T) {
+	p := newCodedPair(t)
+	short := []byte("\x40short header")
+	var left []byte
+	p.wire = func(packet []byte, _ uint8) { left = packet }
+	p.send(short, len(short), 0)
+	p.arrive(left, 0)
+	p.b.Code(p.a.self, fec.Key{3}, fec.Key{4})
+	of := &p.b.paths.peerLocked(p.b.paths.nodes.Mapped(p.a.self)).codings
+	for _, step := range []struct {
+		what    string
+		receive func()
+		want    *Coding
+	}{
+		{"nothing came since", func() {}, nil},
+		{"a copy came", func() { p.arrive(left, 0) }, nil},
+		{"a packet came", func() { p.send(short, len(short), 0); p.arrive(left, 0) }, p.in},
+		{"one more begins", func() { p.b.Code(p.a.self, fec.Key{5}, fec.Key{6}) }, nil},
+	} {
+		step.receive()
+		if got := of.forSending(short, len(short)); got != step.want {
+			t.Errorf("%s: coded by %p, want %p", step.what, got, step.want)
+		}
 	}
 }
 

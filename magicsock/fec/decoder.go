@@ -82,6 +82,8 @@ type Arrival struct {
 	Want uint8
 	// Stray says that the number is far from those before: it tells nothing of loss.
 	Stray bool
+	// Newest says that no packet with this number or a larger one had come before.
+	Newest bool
 }
 
 // Data takes a data packet. What it returns goes to QUIC in any case. Repaired is called with
@@ -92,6 +94,7 @@ func (d *Decoder) Data(b []byte, repaired func(packet []byte, ecn uint8)) (Arriv
 		return Arrival{}, err
 	}
 	d.stats.Data++
+	newest := !d.begun || int32(p.number-d.highest) > 0
 	near := d.near(p.number)
 	if near && d.ring != nil {
 		d.keep(p.number, unit(b))
@@ -99,7 +102,7 @@ func (d *Decoder) Data(b []byte, repaired func(packet []byte, ecn uint8)) (Arriv
 			d.repair(blk, repaired)
 		}
 	}
-	return Arrival{Packet: p.packet, ECN: p.ecn, Number: p.number, Sent: uint16(p.sent), Want: p.want, Stray: !near}, nil
+	return Arrival{Packet: p.packet, ECN: p.ecn, Number: p.number, Sent: uint16(p.sent), Want: p.want, Stray: !near, Newest: near && newest}, nil
 }
 
 func (d *Decoder) openData(b []byte) (data, error) {
