@@ -323,6 +323,27 @@ func TestVerdictIsReachedAnew(t *testing.T) {
 	}
 }
 
+// A verdict stays while gaps are too rare for all that led to it.
+func TestVerdictStaysWhileLittleIsKnown(t *testing.T) {
+	g := newGuard()
+	g.ours, g.judged = true, start
+	now := start.Add(time.Second)
+	for i, r := range []*ranks{&g.rates, &g.places, &g.delays} {
+		for class := range 10 * rankEnough {
+			r.note(class % 10)
+		}
+		for range 2 * gapsEnough {
+			r.gap(5)
+		}
+		if mean, ok := r.mean(); !ok || mean > oursBelow {
+			t.Fatalf("ranks %d: mean %v, %v", i, mean, ok)
+		}
+		if g.judge(now); g.ours != (i < 2) {
+			t.Errorf("%d of three are known to be those of random loss: ours %v", i+1, g.ours)
+		}
+	}
+}
+
 // bottleneck is a queue that a sender fills with as many packets as its window allows, and that
 // others may fill as well.
 type bottleneck struct {

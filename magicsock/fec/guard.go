@@ -111,16 +111,16 @@ func (g *guard) judge(now time.Time) {
 			r.forgive()
 		}
 	}
-	top, known := 0.0, false
+	top, known := 0.0, 0
 	for _, r := range all {
 		if mean, ok := r.mean(); ok {
-			top, known = max(top, mean), true
+			top, known = max(top, mean), known+1
 		}
 	}
 	switch {
 	case top > oursAbove && !g.ours && !g.off:
 		g.ours, g.judged = true, now
-	case known && top < oursBelow:
+	case known == len(all) && top < oursBelow: // those that showed it are known still
 		g.ours = false
 	}
 }
