@@ -18,7 +18,7 @@ const (
 	// leastHeld is what a peer must hold to be blamed, in bytes on the wire.
 	leastHeld = 1 << 20
 	// Memory is given back when so much of it has been free for so long.
-	freeEnough   = 24 << 20
+	freeEnough   = 8 << 20
 	releaseAfter = 20 * time.Second
 	maxRelease   = 10 * time.Minute // while that gives little
 )
