@@ -15,15 +15,18 @@ func TestRepairText(t *testing.T) {
 		want   string
 	}{
 		{
-			"random loss", localapi.Repair{Received: 1000, Repaired: 9, ParityReceived: 80},
+			"random loss",
+			localapi.Repair{Received: 1000, Repaired: 9, ParityReceived: 80},
 			"of what comes from bob, 1.2 % is lost on the way: 1000 packets came, 9 more were repaired by 80 parity packets",
 		},
 		{
-			"a full queue, too", localapi.Repair{Received: 1000, Repaired: 9, ParityReceived: 80, Dropped: 3},
+			"a full queue, too",
+			localapi.Repair{Received: 1000, Repaired: 9, ParityReceived: 80, Dropped: 3},
 			"of what comes from bob, 1.2 % is lost on the way: 1000 packets came, 9 more were repaired by 80 parity packets; 3 were dropped here, as a queue on the way was full",
 		},
 		{
-			"by the rate", localapi.Repair{Received: 1000, Repaired: 9, TooFast: true},
+			"by the rate",
+			localapi.Repair{Received: 1000, Repaired: 9, TooFast: true},
 			"packets from bob are lost because of the rate at which they come; that is not repaired (9 packets were, earlier)",
 		},
 	} {
