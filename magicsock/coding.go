@@ -371,7 +371,7 @@ func (k *Coding) receive(now time.Time, b []byte, outer uint8, repaired func([]b
 	if a.Newest { // no copy of an earlier one
 		k.heard.Store(true)
 	}
-	k.est.SetLatency(time.Duration(k.latency.Load()))
+	k.est.SetLatency(now, time.Duration(k.latency.Load()))
 	if !a.Stray {
 		k.signal = max(k.signal, k.est.Arrived(now, &a))
 	}

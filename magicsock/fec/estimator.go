@@ -61,11 +61,12 @@ type Estimator struct {
 	total, totalLost int
 	want             uint8
 
-	run     extreme
-	rate    extreme // packets a second
-	counted int     // packets for the next rate
-	since   time.Time
-	latency time.Duration
+	run      extreme
+	rate     extreme // packets a second
+	counted  int     // packets for the next rate
+	since    time.Time
+	shortest extreme // of the round trips, negated
+	latency  time.Duration
 }
 
 // NewEstimator makes one whose times count from epoch.
@@ -76,11 +77,15 @@ func NewEstimator(epoch time.Time) *Estimator {
 // Guard says whether loss that comes with our own rate is told from random loss. It is at first.
 func (e *Estimator) Guard(on bool) { e.guard.off = !on }
 
-// SetLatency says how long the round trip of the path is.
-func (e *Estimator) SetLatency(d time.Duration) {
-	e.latency = d
-	e.guard.full = min(max(d/4, leastFull), mostFull)
-	e.guard.stander.latency = d
+// SetLatency says how long the round trip of the path is found to be now, 0 for unknown. The least of
+// late is what counts: there is a queue of our own in others.
+func (e *Estimator) SetLatency(now time.Time, d time.Duration) {
+	if d > 0 {
+		e.shortest.note(now, leastMemory, -float64(d))
+	}
+	e.latency = time.Duration(-e.shortest.value())
+	e.guard.full = min(max(e.latency/4, leastFull), mostFull)
+	e.guard.stander.latency = e.latency
 }
 
 // Want is how many parity packets the other side should send with each full block.
@@ -152,6 +157,7 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (signal Signal) {
 func (e *Estimator) begin(now time.Time, a *Arrival) {
 	e.begun, e.highest, e.seen, e.window, e.counted, e.since = true, a.Number-1, ^uint64(0), now, 0, now
 	e.base = ticksOf(now.Sub(e.epoch)) - ticks(a.Sent)
+	e.shortest = extreme{}
 	e.guard.begin(a.Number)
 	e.total, e.totalLost, e.want = 0, 0, MaxParity
 	e.clean = cleanAfter

@@ -67,7 +67,7 @@ func TestWantStays(t *testing.T) {
 func TestWantFollowsRate(t *testing.T) {
 	want := func(gap, latency time.Duration) uint8 {
 		e, now, number := NewEstimator(start), start, uint32(0)
-		e.SetLatency(latency)
+		e.SetLatency(start, latency)
 		r := rand.New(rand.NewPCG(1, 1))
 		feed(e, &now, &number, 20*time.Second, gap, steady(latency/2), func() bool { return r.IntN(50) == 0 })
 		return e.Want()
@@ -350,13 +350,14 @@ type bottleneck struct {
 	rate    float64       // packets a second
 	latency time.Duration // of an empty queue, there and back
 	others  func(at time.Duration) time.Duration
+	pongs   bool // the round trip is known from them only, with the queue in it, but for the first one
 }
 
 // play lets a window grow by one packet a round trip, from a slow start on, be cut by three tenths
 // when QUIC is told, and returns the mean of the queueing delay of the second half and how often
 // it was told.
 func (b bottleneck) play(e *Estimator, d time.Duration) (mean time.Duration, told int) {
-	e.SetLatency(b.latency)
+	e.SetLatency(start, b.latency)
 	window, slow, number := 32.0, true, uint32(0)
 	sum, n := time.Duration(0), 0
 	cut := start
@@ -364,6 +365,9 @@ func (b bottleneck) play(e *Estimator, d time.Duration) (mean time.Duration, tol
 		own := max(0, time.Duration((window/b.rate)*1e9)-b.latency)
 		queue := own + b.others(now.Sub(start))
 		round := b.latency + queue
+		if b.pongs {
+			e.SetLatency(now, round)
+		}
 		for range int(window) {
 			number++
 			sent := now
@@ -394,14 +398,15 @@ func TestStandingQueue(t *testing.T) {
 		least, most time.Duration // mean of the delay
 		tolds       int           // at most, in two minutes
 	}{
-		{"20 ms", bottleneck{4000, 20 * time.Millisecond, none}, time.Millisecond, 10 * time.Millisecond, 200},
-		{"80 ms", bottleneck{4000, 80 * time.Millisecond, none}, 5 * time.Millisecond, 40 * time.Millisecond, 60},
+		{"20 ms", bottleneck{4000, 20 * time.Millisecond, none, false}, time.Millisecond, 10 * time.Millisecond, 200},
+		{"20 ms, by pongs", bottleneck{4000, 20 * time.Millisecond, none, true}, time.Millisecond, 10 * time.Millisecond, 200},
+		{"80 ms", bottleneck{4000, 80 * time.Millisecond, none, false}, 5 * time.Millisecond, 40 * time.Millisecond, 60},
 		{"others", bottleneck{4000, 80 * time.Millisecond, func(at time.Duration) time.Duration {
 			if at < time.Second {
 				return 0
 			}
 			return 60*time.Millisecond + time.Duration(at%(4*time.Second))/100
-		}}, 60 * time.Millisecond, time.Second, 14},
+		}, false}, 60 * time.Millisecond, time.Second, 14},
 	} {
 		mean, told := test.b.play(NewEstimator(start), 2*time.Minute)
 		t.Logf("%s: mean %v, told %d times", test.name, mean, told)
@@ -443,7 +448,7 @@ func TestSlowStartIsOurs(t *testing.T) {
 		queues []time.Duration // each 75 ms after the one before
 		told   []bool
 	}{
-		{"slow start", 40 * ms, []time.Duration{14 * ms, 8 * ms, 10 * ms, 1 * ms, 10 * ms}, []bool{true, false, true, false, true}},
+		{"slow start", 40 * ms, []time.Duration{14 * ms, 8 * ms, 12 * ms, 1 * ms, 12 * ms}, []bool{true, false, true, false, true}},
 		{"twice no shorter", 40 * ms, []time.Duration{14 * ms, 12 * ms, 13 * ms, 14 * ms, 14 * ms}, []bool{true, true, false, false, false}},
 		{"of others", 500 * ms, []time.Duration{14 * ms, 12 * ms, 13 * ms, 14 * ms}, []bool{true, false, false, false}},
 	} {

@@ -9,8 +9,8 @@ const (
 	leastFull = 8 * time.Millisecond
 	mostFull  = 20 * time.Millisecond
 	fullPart  = 0.6
-	// leastMemory and mostMemory are how long the least and the largest delay count, up to twice
-	// as long.
+	// leastMemory and mostMemory are how long the least delay, or round trip, and the largest delay
+	// count, up to twice as long.
 	leastMemory = 10 * time.Second
 	mostMemory  = 4 * time.Second
 	// standingSpan is for how long packets have to be late, up to twice as long, to show a queue.

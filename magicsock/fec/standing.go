@@ -4,10 +4,10 @@ import "time"
 
 const (
 	// standingPart is how long a queue may stand, as a part of the round trip, within the bounds
-	// that follow: QUIC sends less by three tenths when it is told, which empties such a queue just
-	// about, and the line stays busy.
-	standingPart  = 0.4
-	leastStanding = 8 * time.Millisecond
+	// that follow: QUIC sends less by three tenths when it is told, which empties a queue of three
+	// sevenths, and the line stays busy.
+	standingPart  = 0.43
+	leastStanding = 10 * time.Millisecond
 	mostStanding  = 40 * time.Millisecond
 	// effect is by how much a queue that is ours becomes shorter then, at the least, as a part of
 	// the round trip with it: two thirds of what it should.
