@@ -73,15 +73,16 @@ func (s *Shared) Spend(now time.Time, n, rate, burst float64) time.Duration {
 	return s.b.Spend(now, n, rate, burst)
 }
 
-// Table is a table of fixed size of buckets, one for a prefix each; prefixes
-// that hash alike share one, and nobody outside can tell which do.
+// Table is a table of fixed size of buckets, in two rows. A prefix has one of each, shared with those that
+// hash alike, and may what either allows: who shares one with somebody that empties it loses
+// nothing. Nobody outside can tell who shares both.
 type Table struct {
 	rate  float64 // a second; 0: no limit
 	burst float64
 	seed  maphash.Seed
 
-	mu      sync.Mutex // guards the buckets
-	buckets [4096]Bucket
+	mu   sync.Mutex // guards the buckets
+	rows [2][2048]Bucket
 }
 
 // NewTable limits each prefix to so many tokens a second, and as many at once; 0: no limit.
@@ -95,13 +96,24 @@ func NewTableOver(n int, d time.Duration) *Table {
 	return &Table{rate: half / d.Seconds(), burst: half, seed: maphash.MakeSeed()}
 }
 
-// Allow takes one token for the address.
-func (r *Table) Allow(a netip.Addr, now time.Time) bool {
+// Allow takes one token for the address, from each of its buckets.
+func (r *Table) Allow(a netip.Addr, now time.Time) (allowed bool) {
 	if r.rate == 0 {
 		return true
 	}
-	i := maphash.Comparable(r.seed, PrefixOf(a)) % uint64(len(r.buckets))
+	places := r.places(a)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.buckets[i].Take(now, r.rate, r.burst)
+	for i, place := range places {
+		if r.rows[i][place].Take(now, r.rate, r.burst) {
+			allowed = true
+		}
+	}
+	return allowed
+}
+
+// places returns where the buckets of an address are in the two rows.
+func (r *Table) places(a netip.Addr) [2]uint32 {
+	h := maphash.Comparable(r.seed, PrefixOf(a))
+	return [2]uint32{uint32(h) % uint32(len(r.rows[0])), uint32(h>>32) % uint32(len(r.rows[1]))}
 }

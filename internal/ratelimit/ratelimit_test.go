@@ -40,6 +40,36 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// S26: who shares a bucket with a prefix that empties it is not limited by that, and has no more
+// than others for it.
+func TestSharedBucket(t *testing.T) {
+	r := NewTable(20)
+	now := time.Unix(1000, 0)
+	flooder := netip.MustParseAddr("192.0.2.1")
+	taken := r.places(flooder)
+	passed := make(map[int]int) // by the row that is shared
+	for i := range 1 << 16 {
+		other := netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1})
+		places := r.places(other)
+		for row := range places {
+			if _, done := passed[row]; done || places[row] != taken[row] || places[1-row] == taken[1-row] {
+				continue
+			}
+			for range 100 {
+				r.Allow(flooder, now)
+			}
+			for range 100 {
+				if r.Allow(other, now) {
+					passed[row]++
+				}
+			}
+		}
+	}
+	if len(passed) != 2 || passed[0] != 20 || passed[1] != 20 {
+		t.Errorf("passed, by the row shared with one that has none left: %v", passed)
+	}
+}
+
 // No span of a day has more than what a day may have.
 func TestRateOverSpan(t *testing.T) {
 	const most = 1000
