@@ -128,14 +128,17 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (signal Signal) {
 	if e.guard.arrived(now, delay) {
 		signal = Standing
 	}
-	e.arrived++
+	unclear := e.guard.unclear() // what arrives and is lost then says nothing of random loss
+	if !unclear {
+		e.arrived++
+	}
 	if ahead > 0 {
 		congested := ahead > 1 && e.guard.gap(now)
 		if congested {
 			signal = Congested
 		}
 		for range ahead - 1 {
-			e.shift(now, congested)
+			e.shift(now, congested || unclear)
 		}
 		e.shift(now, true)
 		e.highest = a.Number
@@ -147,7 +150,7 @@ func (e *Estimator) Arrived(now time.Time, a *Arrival) (signal Signal) {
 	if e.total < firstPackets {
 		full, least = firstWindow, 0
 	}
-	if age := now.Sub(e.window); e.arrived+e.lost >= full && age >= least || age >= windowTime {
+	if n, age := e.arrived+e.lost, now.Sub(e.window); n >= full && age >= least || n > 0 && age >= windowTime {
 		e.close(now)
 	}
 	return signal

@@ -78,6 +78,29 @@ func TestWantFollowsRate(t *testing.T) {
 	}
 }
 
+// Packets that come late for a moment, as by a radio, are left out of the loss, those that are lost as
+// those that arrive.
+func TestLossIsThatOfPacketsInTime(t *testing.T) {
+	e, now, number := NewEstimator(start), start, uint32(0)
+	r := rand.New(rand.NewPCG(1, 1))
+	behind := time.Duration(0)
+	delay := func() time.Duration {
+		if behind = max(0, behind-300*time.Microsecond); behind == 0 && r.IntN(20) == 0 {
+			behind = 16 * time.Millisecond // all that came meanwhile comes at once
+		}
+		return 40*time.Millisecond + behind
+	}
+	const spans = 300
+	mean := 0.0
+	for range spans {
+		feed(e, &now, &number, 100*time.Millisecond, 300*time.Microsecond, delay, func() bool { return r.IntN(50) == 0 })
+		mean += e.Loss() / spans
+	}
+	if mean < 0.02 || mean > 0.026 {
+		t.Errorf("2 %% of loss is taken for %.2f on average", 100*mean)
+	}
+}
+
 // The longest run of losses of late can be repaired.
 func TestWantFollowsBursts(t *testing.T) {
 	e, now, number := NewEstimator(start), start, uint32(0)
@@ -114,6 +137,33 @@ func TestCongestion(t *testing.T) {
 		congested := feed(e, &now, &number, 60*time.Second, 300*time.Microsecond, delay, lose)
 		if congested == 0 || overflows == 0 || e.Want() > 0 {
 			t.Errorf("skew %v: %d losses, congestion seen %d times, asks for %d", skew, overflows, congested, e.Want())
+		}
+	}
+}
+
+// What a queue loses as it overflows is not random: neither when it has become full just now, nor when
+// the packet that shows the gap comes after a pause.
+func TestOverflowIsNotRandom(t *testing.T) {
+	const rate = 50e6 / 8
+	never := func(*rand.Rand) bool { return false }
+	slowStart := func(since time.Duration) float64 {
+		const round = 80 * time.Millisecond
+		switch n, in := since/round, since%round; {
+		case n < 3 || in > 50*time.Millisecond:
+			return 0.5
+		case n < 6:
+			return 2.5 // what is sent in a round trip comes as one burst
+		default:
+			return 0.9
+		}
+	}
+	for seed := range uint64(20) {
+		e := NewEstimator(start)
+		e.SetLatency(start, 80*time.Millisecond)
+		h := hop{rate, 0.03 * rate, false, never}
+		_, gaps := h.play(rand.New(rand.NewPCG(seed, 1)), e, time.Second, slowStart)
+		if gaps < 20 || e.Want() > 4 {
+			t.Errorf("seed %d: after an overflow with %d gaps asks for %d, at a loss taken for %.2f %%", seed, gaps, e.Want(), 100*e.Loss())
 		}
 	}
 }

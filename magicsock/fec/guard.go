@@ -28,7 +28,8 @@ type guard struct {
 
 	full             time.Duration // of a delay that means a full queue
 	least, low, most extreme       // of the delay, of the queueing delay and of what stands
-	queueing         time.Duration // of what has arrived last
+	queueing         time.Duration // of what has arrived last,
+	stood            time.Duration // and what stood before that
 
 	// Of the newest packet.
 	delay int // class
@@ -60,6 +61,7 @@ func (g *guard) begin(number uint32) {
 // arrived takes in the delay of a packet, from any point on, and says whether a queue of ours has
 // become too long.
 func (g *guard) arrived(now time.Time, delay time.Duration) (standing bool) {
+	g.stood = g.standing()
 	g.least.note(now, leastMemory, -float64(delay))
 	g.queueing = delay + time.Duration(g.least.value())
 	g.low.note(now, standingSpan, -float64(g.queueing))
@@ -82,11 +84,22 @@ func (g *guard) newest(a *Arrival, parity uint8) {
 	g.queues.note(g.standing())
 }
 
+// overflows is the queueing delay from which on a queue is full.
+func (g *guard) overflows() time.Duration {
+	return max(g.full, time.Duration(fullPart*g.most.value()))
+}
+
+// unclear says that the packet that arrived last was as late as behind a full queue, but not for long
+// yet: one may have become full, or something stands still for a moment.
+func (g *guard) unclear() bool {
+	return g.queueing > g.overflows() && g.standing() <= g.overflows()
+}
+
 // gap judges a gap after the newest packet, and reports whether it is a matter of congestion. The
-// packet that shows it has arrived, but is not the newest yet.
+// packet that shows it has arrived, but is not the newest yet: the queue may be shorter again.
 func (g *guard) gap(now time.Time) (congested bool) {
-	standing := g.standing()
-	if standing > max(g.full, time.Duration(fullPart*g.most.value())) {
+	standing := max(g.stood, g.standing())
+	if standing > g.overflows() {
 		return true
 	}
 	if g.queues.gap(standing); standing > leastFull && !g.queues.random() {
