@@ -17,8 +17,8 @@ import (
 
 // registerGuest adds the flags of commands that make another machine a peer.
 func registerGuest(flags *pflag.FlagSet, name *string, allow *[]string) {
-	flags.StringVar(name, "name", "", "name of that machine here (default what it calls itself)")
-	flags.StringArrayVar(allow, "allow", nil, "what it may reach here (default \"tcp/22 icmp\")")
+	flags.StringVar(name, "name", "", "`name` of that machine here (default what it calls itself)")
+	flags.StringArrayVar(allow, "allow", nil, "`rule` of what it may reach here (default \"tcp/22 icmp\")")
 }
 
 func (a *app) inviteCommand() *cobra.Command {
@@ -33,7 +33,7 @@ func (a *app) inviteCommand() *cobra.Command {
 	var allow []string
 	var lasts string
 	registerGuest(cmd.Flags(), &r.Name, &allow)
-	cmd.Flags().StringVar(&lasts, "for", "1h", "how long the line is good, such as 10m, 24h or 7d")
+	cmd.Flags().StringVar(&lasts, "for", "1h", "for how much `time` the line is good, such as 10m, 24h or 7d")
 	qr := cmd.Flags().Bool("qr", false, "draw it as a code to be scanned too")
 	cmd.RunE = read(a, func(ctx context.Context, b localapi.Backend, _ []string) (localapi.Invite, error) {
 		now := time.Now()

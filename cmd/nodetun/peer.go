@@ -25,10 +25,10 @@ func (a *app) peerAddCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&r.Name, "name", "", "petname: NAME.node.internal")
-	flags.StringArrayVar(&r.Addrs, "addr", nil, "where it is, ip:port (repeatable)")
-	flags.StringVar(&r.Relay, "relay", "", "relay that it uses")
-	flags.StringArrayVar(&allow, "allow", nil, "what it may reach here: all, icmp, tcp/PORT, udp/PORT (default \"tcp/22 icmp\")")
+	flags.StringVar(&r.Name, "name", "", "petname: `NAME`.node.internal")
+	flags.StringArrayVar(&r.Addrs, "addr", nil, "where it is, `ip:port` (repeatable)")
+	flags.StringVar(&r.Relay, "relay", "", "`URL` of the relay that it uses")
+	flags.StringArrayVar(&allow, "allow", nil, "`rule` of what it may reach here: all, icmp, tcp/PORT, udp/PORT (default \"tcp/22 icmp\")")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r.Peer, r.Allow = args[0], allow
 		backend, err := a.backend()

@@ -20,7 +20,7 @@ func (a *app) pingCommand() *cobra.Command {
 	var count int
 	var direct bool
 	cmd := &cobra.Command{Use: "ping <peer>", Short: "measure round trips through the tunnel, and show the path of each", Args: cobra.ExactArgs(1)}
-	cmd.Flags().IntVarP(&count, "count", "c", 4, "how many, 0 for no end")
+	cmd.Flags().IntVarP(&count, "count", "c", 4, "`number` of pings, 0 for no end")
 	cmd.Flags().BoolVar(&direct, "until-direct", false, "stop at the first one that went direct; exit code 5 if none does")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if direct && !cmd.Flags().Changed("count") {

@@ -36,13 +36,13 @@ func newRoot(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.stateDir, "state-dir", "/var/lib/nodetun", "where the node keeps its key and peers")
-	flags.StringVar(&a.configFile, "config", "/etc/nodetun/nodetun.toml", "settings")
-	flags.StringVar(&a.socket, "socket", defaultSocket(), "control socket")
-	flags.StringVar(&a.tun, "tun", "", "name of the network interface (default nodetun0)")
-	flags.StringVar(&a.port, "port", "", fmt.Sprintf("UDP port, 0 for any free one (default %d)", config.DefaultPort))
-	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error (default info)")
-	flags.StringVar(&a.logFormat, "log-format", "", "text or json (default text)")
+	flags.StringVar(&a.stateDir, "state-dir", "/var/lib/nodetun", "`directory` of the key and the peers")
+	flags.StringVar(&a.configFile, "config", "/etc/nodetun/nodetun.toml", "`file` of settings")
+	flags.StringVar(&a.socket, "socket", defaultSocket(), "`path` of the control socket")
+	flags.StringVar(&a.tun, "tun", "", "`name` of the network interface (default nodetun0)")
+	flags.StringVar(&a.port, "port", "", fmt.Sprintf("UDP `port`, 0 for any free one (default %d)", config.DefaultPort))
+	flags.StringVar(&a.logLevel, "log-level", "", "`level` of the log: debug, info, warn or error (default info)")
+	flags.StringVar(&a.logFormat, "log-format", "", "`format` of the log: text or json (default text)")
 	a.flags = flags
 	root.AddCommand(
 		a.upCommand(), a.downCommand(), a.statusCommand(), a.idCommand(), a.ipCommand(), a.nameCommand(), a.whoisCommand(), a.ticketCommand(),

@@ -20,7 +20,7 @@ func (a *app) allowCommand() *cobra.Command {
 			"tcp/22 icmp. They are in force when the command returns.",
 		Example: "  nodetun allow bob\n  nodetun allow bob ssh mosh\n  nodetun allow bob tcp/5432 --until 8h",
 	}
-	until := cmd.Flags().String("until", "", "take it back after a time (8h, 30d) or at one (2026-12-31, 2026-12-31T18:00)")
+	until := cmd.Flags().String("until", "", "take it back after a `time` (8h, 30d) or at one (2026-12-31, 2026-12-31T18:00)")
 	cmd.RunE = read(a, func(ctx context.Context, b localapi.Backend, args []string) (localapi.PeerEntry, error) {
 		r := localapi.RulesRequest{Peer: args[0], Rules: args[1:]}
 		if *until != "" {

@@ -201,7 +201,7 @@ func (a *app) sshConfigCommand() *cobra.Command {
 	var install, remove, proxy bool
 	cmd.Flags().BoolVar(&install, "install", false, "write it to "+sshConfigFile)
 	cmd.Flags().BoolVar(&remove, "remove", false, "take that file out again")
-	cmd.Flags().BoolVar(&proxy, "proxy", false, "connect by `nodetun nc`, for hosts where names of the zone do not resolve")
+	cmd.Flags().BoolVar(&proxy, "proxy", false, "connect by nodetun nc, for hosts where names of the zone do not resolve")
 	cmd.MarkFlagsMutuallyExclusive("install", "remove")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if remove {

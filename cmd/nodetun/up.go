@@ -33,11 +33,11 @@ type settingFlags struct {
 
 func (f *settingFlags) register(flags *pflag.FlagSet) {
 	f.set = flags
-	flags.StringVar(&f.name, "name", "", "this node's own name (default: the host's)")
-	flags.StringVar(&f.bind, "bind", "", "address of the UDP socket, or one of each family")
-	flags.StringArrayVar(&f.relays, "relay", nil, "URL of a relay (repeatable), or none")
-	flags.StringVar(&f.discovery, "discovery", "", "none, or the URL of a discovery server")
-	flags.StringVar(&f.dns, "dns", "", "how the host learns names: auto, resolved, networkmanager, resolvconf, file, none (default auto)")
+	flags.StringVar(&f.name, "name", "", "this node's own `name` (default: the host's)")
+	flags.StringVar(&f.bind, "bind", "", "`address` of the UDP socket, or one of each family")
+	flags.StringArrayVar(&f.relays, "relay", nil, "`URL` of a relay (repeatable), or none")
+	flags.StringVar(&f.discovery, "discovery", "", "none, or the `URL` of a discovery server")
+	flags.StringVar(&f.dns, "dns", "", "`way` in which the host learns names: auto, resolved, networkmanager, resolvconf, file, none (default auto)")
 	flags.BoolVar(&f.noPortmap, "no-portmap", false, "ask no router for a port mapping")
 }
 
@@ -87,9 +87,9 @@ func (a *app) upCommand() *cobra.Command {
 		Example: "  sudo nodetun up\n  sudo nodetun up --detach --relay https://relay.example.org",
 	}
 	flags.register(cmd.Flags())
-	cmd.Flags().StringArrayVar(&peers, "peer", nil, "peer for this run only, ID or ID@ip:port (repeatable)")
+	cmd.Flags().StringArrayVar(&peers, "peer", nil, "peer for this run only, `ID` or ID@ip:port (repeatable)")
 	cmd.Flags().BoolVar(&detach, "detach", false, "return when the tunnel is up; it goes on in the background")
-	cmd.Flags().StringVar(&keyLog, "keylog", "", "file for the secrets of all connections, in the format of NSS, to decrypt captured packets with")
+	cmd.Flags().StringVar(&keyLog, "keylog", "", "`file` for the secrets of all connections, in the format of NSS, to decrypt captured packets with")
 	_ = cmd.Flags().MarkHidden("keylog") // it is there
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "change nothing, and say what would be changed")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
