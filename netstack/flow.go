@@ -37,6 +37,10 @@ type Flow struct {
 	breaking sync.Once
 	// cause is why the connection broke, once somebody was told.
 	cause atomic.Pointer[error]
+	// hurried is closed when a Write has no longer all the time, but patience.
+	hurried  chan struct{}
+	hurrying sync.Once
+	patience time.Duration
 
 	// reading guards the fields that follow it: the buffer that is read into,
 	// and the wake-up of the reader.
@@ -54,7 +58,7 @@ type Flow struct {
 
 // newFlow prepares a flow whose endpoint is still to come.
 func newFlow(s *Stack, local, remote netip.AddrPort) *Flow {
-	return &Flow{stack: s, local: local, remote: remote, broken: make(chan struct{})}
+	return &Flow{stack: s, local: local, remote: remote, broken: make(chan struct{}), hurried: make(chan struct{})}
 }
 
 // start completes the flow with its connected endpoint.
@@ -217,10 +221,14 @@ func (f *Flow) failure(err tcpip.Error) error {
 
 // Write queues all of b for sending; it waits while the buffers are full. The
 // bytes are copied. It returns ErrReset after the other side's RST, ErrClosed
-// after Close, Abort or CloseWrite, with the number of bytes taken until then.
+// after Close, Abort or CloseWrite, ErrTimeout after Hurry, with the number of bytes
+// taken until then.
 func (f *Flow) Write(b []byte) (int, error) {
 	f.writing.Lock()
 	defer f.writing.Unlock()
+	hurried := f.hurried
+	var patience *time.Timer
+	var over <-chan time.Time
 	for done := 0; ; {
 		if done == len(b) {
 			return done, nil
@@ -229,14 +237,35 @@ func (f *Flow) Write(b []byte) (int, error) {
 		n, err := f.endpoint.Write(&f.source, tcpip.WriteOptions{})
 		f.source.Reset(nil)
 		done += int(n)
+		if n > 0 && patience != nil {
+			patience.Reset(f.patience)
+		}
 		if err == nil {
 			continue
 		}
 		if _, wait := err.(*tcpip.ErrWouldBlock); !wait {
 			return done, f.writeError(err)
 		}
-		<-f.writable
+		select {
+		case <-f.writable:
+		case <-hurried:
+			hurried = nil
+			patience = time.NewTimer(f.patience)
+			defer patience.Stop()
+			over = patience.C
+		case <-over:
+			return done, ErrTimeout
+		}
 	}
+}
+
+// Hurry has a Write fail with ErrTimeout once the other side has taken nothing for the time
+// of patience: one that waits already, and each that comes. Only the first call counts.
+func (f *Flow) Hurry(patience time.Duration) {
+	f.hurrying.Do(func() {
+		f.patience = patience
+		close(f.hurried)
+	})
 }
 
 // writeError translates an error of Endpoint.Write.

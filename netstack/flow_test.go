@@ -354,3 +354,34 @@ func TestDrain(t *testing.T) {
 		})
 	}
 }
+
+// After Hurry a Write waits for a reader that takes something now and then, and gives up on
+// one that takes nothing.
+func TestHurry(t *testing.T) {
+	const patience = 200 * time.Millisecond
+	_, near, far := connect(t, families[0].src, families[0].dst)
+	defer far.Abort()
+	wrote := make(chan error, 1)
+	write := func(bytes int) { _, err := near.Write(make([]byte, bytes)); wrote <- err }
+	const much = 4 << 20 // more than all buffers hold
+	go write(much)
+	near.Hurry(patience)
+	near.Hurry(time.Nanosecond) // does not count
+	for total, began := 0, time.Now(); total < much; {
+		n, err := far.Read(make([]byte, much/16))
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", total, err)
+		}
+		if total += n; time.Since(began) < 4*patience {
+			time.Sleep(patience / 4) // a slow reader
+		}
+	}
+	if err := receive(t, wrote); err != nil {
+		t.Errorf("with a slow reader: %v", err)
+	}
+	began := time.Now()
+	go write(much)
+	if err := receive(t, wrote); !errors.Is(err, ErrTimeout) || time.Since(began) < patience {
+		t.Errorf("with nobody reading: %v after %v", err, time.Since(began))
+	}
+}

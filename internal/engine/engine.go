@@ -47,6 +47,9 @@ type Config struct {
 	Invites Invites
 	// FlowTimeout is for how long a peer may not answer before its TCP flows end. Zero: 2 h.
 	FlowTimeout time.Duration
+	// DrainPatience is for how long a program on this host that is about to see its connection
+	// reset may read nothing of what came before. Zero: 1 min.
+	DrainPatience time.Duration
 	// NoFEC leaves packets as they are on paths that lose some.
 	NoFEC bool
 	// Version and Name are told to peers in the hello. Both may be empty.
@@ -121,6 +124,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.FlowTimeout == 0 {
 		cfg.FlowTimeout = 2 * time.Hour
+	}
+	if cfg.DrainPatience == 0 {
+		cfg.DrainPatience = time.Minute
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

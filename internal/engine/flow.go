@@ -313,10 +313,11 @@ func (f *flow) carry(answer []byte) {
 }
 
 // watch ends the copies when the flow is aborted or the engine ends, and when one of the two
-// programs has reset the connection: a copy that has ended does not notice it, nor does one
-// that waits at the other side.
+// programs has reset the connection, or that to the peer is over: a copy that has ended does
+// not notice it, nor does one that waits at the other side.
 func (f *flow) watch(over <-chan struct{}) {
 	stopped := f.stream.Context().Done() // when FIN was sent too
+	gone := f.session.conn.Context().Done()
 	for {
 		select {
 		case <-f.aborted:
@@ -328,9 +329,15 @@ func (f *flow) watch(over <-chan struct{}) {
 				continue
 			}
 			f.stream.CancelRead(wire.CodeFlowReset)
+		case <-gone:
+			gone = nil
+			if !f.deliver() {
+				continue
+			}
+			f.hangUp()
 		case <-stopped:
 			stopped = nil
-			if !f.stopped() || !f.wait(f.received) {
+			if !f.stopped() || !f.deliver() {
 				continue
 			}
 			f.hangUp()
@@ -339,6 +346,16 @@ func (f *flow) watch(over <-chan struct{}) {
 		return
 	}
 }
+
+// deliver waits until the program on this host has what came from the peer, or reads nothing
+// for too long, and reports whether the flow goes on until then.
+func (f *flow) deliver() bool {
+	f.local.Hurry(f.patience())
+	return f.wait(f.received)
+}
+
+// patience is that with a program on this host that reads nothing.
+func (f *flow) patience() time.Duration { return f.peer.engine.cfg.DrainPatience }
 
 // wait waits for the end of a copy, and reports whether the flow goes on until then.
 func (f *flow) wait(copied <-chan struct{}) bool {
@@ -366,7 +383,7 @@ func (f *flow) broken() bool {
 
 // hangUp resets the connection of the program on this host, once it has all that came.
 func (f *flow) hangUp() {
-	f.local.Drain(drainPatience)
+	f.local.Drain(f.patience())
 	f.local.Abort()
 }
 
@@ -397,10 +414,6 @@ func (f *flow) reset() {
 	resetStream(f.stream)
 }
 
-// drainPatience is how long a program on this host that is about to see its
-// connection reset may read nothing of what came before.
-const drainPatience = time.Minute
-
 // hostToPeer copies what the program on this host sends. What it had sent before it
 // reset the connection arrives before the reset does, as on a cable.
 func (f *flow) hostToPeer() {
@@ -428,6 +441,9 @@ func (f *flow) hostToPeer() {
 func (f *flow) peerToHost() {
 	fast := &speed{budget: &f.peer.engine.budget, buffers: f.local.SetSendBuffer}
 	switch read, write := copyGrowing(f.local, newFromPeer(f.stream), moved{f, arrived{f.peer}}, fast); {
+	case errors.Is(write, netstack.ErrTimeout) && !f.broken():
+		// It did not take what came before the end.
+		f.reset()
 	case write != nil:
 		// The program on this host has reset: the other copy sends on what it had said.
 		f.stream.CancelRead(wire.CodeFlowReset)

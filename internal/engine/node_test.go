@@ -117,7 +117,8 @@ func startHost(t *testing.T, link *tuntest.Device) *fakeHost {
 	stack, err := netstack.New(netstack.Config{
 		MTU: DefaultMTU, Write: link.Write,
 		Accept: func(p *netstack.Pending) {
-			if p.Dst().Port() != echoPort {
+			port := p.Dst().Port()
+			if port != echoPort && port != deafPort {
 				p.Reset()
 				return
 			}
@@ -126,6 +127,10 @@ func startHost(t *testing.T, link *tuntest.Device) *fakeHost {
 				return
 			}
 			defer flow.Close()
+			if port == deafPort {
+				<-flow.Broken()
+				return
+			}
 			buf := make([]byte, 32<<10)
 			for {
 				k, err := flow.Read(buf)
@@ -170,8 +175,11 @@ func startHost(t *testing.T, link *tuntest.Device) *fakeHost {
 	return h
 }
 
-// echoPort is where every fake host echoes.
-const echoPort = 7
+// Ports of every fake host: one echoes, at one nobody reads or ends anything.
+const (
+	echoPort = 7
+	deafPort = 7001
+)
 
 // addr is where the node listens.
 func (n *node) addr() identity.NodeAddr {
@@ -210,7 +218,7 @@ func meet(t *testing.T, allow ...string) (a, b *node) {
 // state is n's state of its only peer.
 func (n *node) state() PeerState { return n.engine.Peers()[0] }
 
-// await waits for a condition, asking every 5 ms for at most 10 s.
+// await waits for a condition, asking every 5 ms for at most a minute.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.After(time.Minute)
@@ -219,7 +227,7 @@ func await(t *testing.T, what string, condition func() bool) {
 	for !condition() {
 		select {
 		case <-deadline:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		case <-tick.C:
 		}
 	}

@@ -39,7 +39,8 @@ const (
 )
 
 // A peer that is allowed everything fills windows with frames that cost much, or reads
-// nothing: the victim's memory is bounded, and the connection of another peer goes on.
+// nothing: the victim's memory is bounded, the connection of another peer goes on, and no
+// goroutine is left.
 func TestNetnsPeer(t *testing.T) {
 	victim, other, eve := hosttest.New(t, "v"), hosttest.New(t, "o"), newAttacker(t)
 	network := hosttest.NewInternet(t)
@@ -50,6 +51,7 @@ func TestNetnsPeer(t *testing.T) {
 	eve.join(t, network)
 	hosttest.Befriend(t, victim, addrs[victim]+":"+peerPort, other, addrs[other]+":"+peerPort, "--allow", "all")
 	victim.Nodetun(t, "peer", "add", eve.key.NodeID().String(), "--name", "eve", "--allow", "all")
+	victim.Configure(t, "metrics_addr = \""+metricsAt+"\"\n")
 	victim.Start(t, "--relay", "none", "--discovery", "none", "--dns", "none")
 	other.Start(t, "--relay", "none", "--discovery", "none", "--dns", "none")
 	other.AwaitPath(t, 10*time.Second, "direct")
@@ -58,6 +60,7 @@ func TestNetnsPeer(t *testing.T) {
 	load(t, victim, other)
 
 	gaps := listen(t, other, echoPort)
+	goroutines := figure(t, victim, "go_goroutines")
 	for i, tc := range []struct {
 		name   string
 		attack Attack
@@ -89,6 +92,9 @@ func TestNetnsPeer(t *testing.T) {
 				t.Errorf("another peer had to wait for %v", gap)
 			}
 		})
+	}
+	if *busy { // a program that reads nothing is waited for, a minute
+		quiet(t, victim, goroutines)
 	}
 }
 
