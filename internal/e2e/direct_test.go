@@ -33,6 +33,7 @@ func TestNetnsDirect(t *testing.T) {
 
 // Prometheus finds at metrics_addr what a node did, and at a relay's what that did.
 func TestNetnsMetrics(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t, "--metrics-addr", "127.0.0.1:9090")
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")
@@ -125,6 +126,7 @@ func TestNetnsRelay(t *testing.T) {
 // Nothing is known but each other's NodeID and one relay: the first packet goes
 // through it, and the two find each other's addresses.
 func TestNetnsRelayAlone(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t)
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")

@@ -55,6 +55,7 @@ func publishes(t *testing.T, h *hosttest.Host) {
 // called is at another relay than the first one of the caller: it is found by what it
 // published. Then its address outside changes, then it moves to another relay.
 func TestNetnsFoundByKey(t *testing.T) {
+	t.Parallel()
 	n := hosttest.NewInternet(t)
 	n.StartRelay(t, 0)
 	n.StartRelay(t, 1)
@@ -132,6 +133,7 @@ func z32(t *testing.T, h *hosttest.Host) string {
 
 // Where a node is was published in full, and one without relay finds it.
 func TestNetnsFoundByKeyWithoutRelay(t *testing.T) {
+	t.Parallel()
 	n := hosttest.NewInternet(t)
 	startDiscovery(t, n)
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
@@ -159,6 +161,7 @@ func TestNetnsFoundByKeyWithoutRelay(t *testing.T) {
 
 // Where a node is stands in the DHT, and nowhere else.
 func TestNetnsFoundByDHT(t *testing.T) {
+	t.Parallel()
 	n := hosttest.NewInternet(t)
 	var at []netip.AddrPort
 	for i := range 30 {
@@ -213,6 +216,7 @@ func TestNetnsFoundByDHT(t *testing.T) {
 // A caller that has not added the other one, and was added by it: the name alone leads
 // there, for ssh and ping and nothing else (S19).
 func TestNetnsOnDemand(t *testing.T) {
+	t.Parallel()
 	n := hosttest.NewInternet(t)
 	n.StartRelay(t, 0)
 	startDiscovery(t, n)
@@ -257,6 +261,7 @@ func TestNetnsOnDemand(t *testing.T) {
 
 // Two nodes on one cable: no relay, no server, no address, and no way out.
 func TestNetnsFoundOnLAN(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	nstest.Veth(t, a.NS, "192.168.7.1/24", b.NS, "192.168.7.2/24")
 	hosttest.Befriend(t, a, "", b, "", "--allow", "all")
@@ -316,6 +321,7 @@ func TestNetnsFoundOnLAN(t *testing.T) {
 
 // The same where there is IPv6 only, on a link that comes up late.
 func TestNetnsFoundOnLANByIPv6(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	hosttest.Befriend(t, a, "", b, "", "--allow", "all")
 	flags := []string{"--relay", "none", "--discovery", "none"}
@@ -336,6 +342,7 @@ func TestNetnsFoundOnLANByIPv6(t *testing.T) {
 // A server that is killed while packets are put has every one that it acknowledged when it
 // starts again.
 func TestNetnsDiscoveryKilled(t *testing.T) {
+	t.Parallel()
 	const writers, rounds = 8, 3
 	h := hosttest.New(t, "store")
 	dir := t.TempDir()

@@ -14,6 +14,7 @@ import (
 
 // Members of the group may ask, and no more unless the settings say so; others may not (S25).
 func TestNetnsGroup(t *testing.T) {
+	t.Parallel()
 	const gid = "4242"
 	h := hosttest.New(t, "a")
 	groups, err := os.ReadFile("/etc/group")

@@ -37,6 +37,7 @@ func says(t *testing.T, h *hosttest.Host, text string, wanted bool) {
 
 // A firewall or a rule that takes the packets of the tunnel is named in `status`.
 func TestNetnsSelfCheck(t *testing.T) {
+	t.Parallel()
 	a := hosttest.New(t, "a")
 	a.Configure(t, "ipv4_pool = \"100.100.0.0/16\"\n")
 	a.Start(t, "--relay", "none", "--dns", "none", "--tun", "nt0")
@@ -89,6 +90,7 @@ func TestNetnsSelfCheck(t *testing.T) {
 // The pool keeps away from the servers of this host; one that appears inside it later is
 // named, and gone again with the next start.
 func TestNetnsPoolAndServers(t *testing.T) {
+	t.Parallel()
 	a := hosttest.New(t, "a")
 	conf := filepath.Join("/etc/netns", a.NS.Name, "resolv.conf")
 	resolver := func(addr string) {
@@ -117,6 +119,7 @@ func TestNetnsPoolAndServers(t *testing.T) {
 // A link is judged by what it is: uplinks that are called like those of containers find
 // each other, and a bridge of containers is left out.
 func TestNetnsUplinkNames(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t)
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	for _, h := range []struct {
@@ -155,6 +158,7 @@ func TestNetnsUplinkNames(t *testing.T) {
 // The line to send to a friend holds no loopback address, and is printed anew when this
 // machine gets other addresses.
 func TestNetnsTicketFollowsAddresses(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	a.Start(t, "--relay", "none", "--dns", "none")
 	hosttest.Eventually(t, 10*time.Second, "up is ready", func() error {
@@ -195,6 +199,7 @@ func TestNetnsTicketFollowsAddresses(t *testing.T) {
 // Answers leave from the address that was asked: a node is reached at a second address of
 // its link by callers whose firewall lets nothing but answers in.
 func TestNetnsFloatingAddress(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	ours, theirs := nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
 	a.NS.Run(t, "ip", "addr", "add", "2001:db8:1::9/64", "dev", ours, "nodad")
@@ -236,6 +241,7 @@ func TestNetnsFloatingAddress(t *testing.T) {
 
 // Everything outside the tunnel carries the mark, so that rules of the host can tell it.
 func TestNetnsMark(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t)
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")
@@ -328,6 +334,7 @@ func setWireGuard(link, settings string) error {
 
 // A tunnel that runs over ours is no path of ours, though it has addresses of its own.
 func TestNetnsTunnelInside(t *testing.T) {
+	t.Parallel()
 	t.Run("vxlan", func(t *testing.T) { tunnelInside(t, vxlan) })
 	t.Run("wireguard", func(t *testing.T) { tunnelInside(t, wireguard) })
 }
@@ -370,6 +377,7 @@ func tunnelInside(t *testing.T, inner func(t *testing.T, a *hosttest.Host, aAddr
 
 // Somebody else's tunnel is a path while there is no other, and is left for a plain one.
 func TestNetnsSecondTunnel(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, "--relay", "none")
 	a.AwaitPath(t, 5*time.Second, "direct")
 	vxlan(t, a, "10.0.0.1", "10.0.0.2", b, "10.0.0.2", "10.0.0.1")
@@ -399,6 +407,7 @@ func TestNetnsSecondTunnel(t *testing.T) {
 // On a host without IPv6 names have IPv4 addresses only, and both soon after IPv6 is
 // switched on.
 func TestNetnsIPv6Off(t *testing.T) {
+	t.Parallel()
 	a, b := pairStopped(t)
 	ipv6 := func(off string) {
 		a.NS.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6="+off, "net.ipv6.conf.default.disable_ipv6="+off)
@@ -429,6 +438,7 @@ func TestNetnsIPv6Off(t *testing.T) {
 // A program whose packets are none of this node's, in a container that is not
 // masqueraded, is told so at once.
 func TestNetnsContainerBehind(t *testing.T) {
+	t.Parallel()
 	a, _ := pair(t, "--relay", "none", "--tun", "nt0")
 	c := nstest.New(t, "c")
 	inner, _ := nstest.Veth(t, a.NS, "172.17.0.1/16", c, "172.17.0.2/16")
@@ -450,6 +460,7 @@ func TestNetnsContainerBehind(t *testing.T) {
 
 // A bare cable, without any address but the link-local ones that IPv6 makes, is enough.
 func TestNetnsBareCable(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	ours, theirs := nstest.Veth(t, a.NS, "", b.NS, "")
 	linkLocal := func(h *hosttest.Host, dev string) (addr string) {
@@ -485,6 +496,7 @@ func TestNetnsBareCable(t *testing.T) {
 // A node that was killed takes nobody's names with it: the servers of the host are asked
 // behind ours. While it runs its names are found whatever the options say.
 func TestNetnsKilledKeepsNames(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t)
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")
@@ -561,6 +573,7 @@ func publicDNS(t *testing.T, h *hosttest.Host) {
 // Another server has port 53: status names it and where it can ask this node, that would
 // work at once, and names resolve soon after the port is free.
 func TestNetnsPort53(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t, "dig")
 	a, b := pairStopped(t)
 	hold := func() (port net.PacketConn) {
@@ -606,6 +619,7 @@ func TestNetnsPort53(t *testing.T) {
 // On a host whose resolv.conf nobody manages names resolve after `up` alone, and `up`
 // says so.
 func TestNetnsNamesByThemselves(t *testing.T) {
+	t.Parallel()
 	a, b := pairStopped(t)
 	conf := filepath.Join("/etc/netns", a.NS.Name, "resolv.conf")
 	up := a.Spawn(t, append([]string{hosttest.Program(), "up", "--relay", "none"}, a.Flags...)...)
@@ -631,6 +645,7 @@ func TestNetnsNamesByThemselves(t *testing.T) {
 // Whatever is removed by hand is back within two seconds: the link itself, its addresses,
 // its routes.
 func TestNetnsRemovedByHand(t *testing.T) {
+	t.Parallel()
 	a, _ := pair(t, "--relay", "none", "--tun", "nt0")
 	a.AwaitPath(t, 5*time.Second, "direct")
 	bob := a.Status(t).Peers[0]

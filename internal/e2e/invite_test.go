@@ -26,6 +26,7 @@ func invite(t *testing.T, h *hosttest.Host, args ...string) string {
 
 // Two blank machines behind NATs: one line on each, and ssh works in both directions.
 func TestNetnsInvite(t *testing.T) {
+	t.Parallel()
 	n := hosttest.NewInternet(t)
 	n.StartRelay(t, 0)
 	a, b, c := hosttest.New(t, "a"), hosttest.New(t, "b"), hosttest.New(t, "c")
@@ -104,6 +105,7 @@ func TestNetnsInvite(t *testing.T) {
 
 // S24: who guesses is not listened to after five times, and others still get in.
 func TestNetnsInviteGuessed(t *testing.T) {
+	t.Parallel()
 	n := hosttest.NewInternet(t)
 	a, b, c := hosttest.New(t, "a"), hosttest.New(t, "b"), hosttest.New(t, "c")
 	for _, h := range []*hosttest.Host{a, b, c} {

@@ -18,6 +18,7 @@ import (
 // A program that set its own keep-alive learns that the machine at the far end is gone, on
 // both sides and as soon as by a cable; one that did not goes on when that is back.
 func TestNetnsKeepAlive(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, "--relay", "none")
 	a.AwaitPath(t, 5*time.Second, "direct")
 	bob := a.Status(t).Peers[0]

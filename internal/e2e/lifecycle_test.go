@@ -37,6 +37,7 @@ func hostState(t *testing.T, h *hosttest.Host) string {
 // `down` and ^C leave no link, route, rule or DNS change; nor does a start
 // after kill -9, once it is ended properly.
 func TestNetnsDownLeavesNothing(t *testing.T) {
+	t.Parallel()
 	a, b := pairStopped(t)
 	before := hostState(t, a)
 	b.Start(t, "--relay", "none")
@@ -83,6 +84,7 @@ func pairStopped(t *testing.T) (a, b *hosttest.Host) {
 
 // S4: after kill -9 of a daemon and a new start, TCP to it works within 2 s.
 func TestNetnsRestart(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, "--relay", "none")
 	_, key := b.Sshd(t)
 	a.AwaitPath(t, 5*time.Second, "direct")
@@ -100,6 +102,7 @@ func TestNetnsRestart(t *testing.T) {
 
 // `up --detach` returns when the tunnel is up, and `down` ends it.
 func TestNetnsDetach(t *testing.T) {
+	t.Parallel()
 	a := hosttest.New(t, "a")
 	before := hostState(t, a)
 	a.Nodetun(t, "up", "--detach", "--relay", "none", "--dns", "file")
@@ -116,6 +119,7 @@ func TestNetnsDetach(t *testing.T) {
 // The address that the node is bound to goes away and comes back, as on a laptop that
 // changes its network: what was open goes on.
 func TestNetnsBoundAddressGoes(t *testing.T) {
+	t.Parallel()
 	a, b := pairStopped(t)
 	a.Start(t, "--relay", "none", "--bind", "10.0.0.1")
 	b.Start(t, "--relay", "none")
@@ -152,6 +156,7 @@ func TestNetnsBoundAddressGoes(t *testing.T) {
 // A node whose control socket somebody removed is ended by `down` all the same, and
 // nothing of the host is taken from under it while it lives.
 func TestNetnsDownWithoutSocket(t *testing.T) {
+	t.Parallel()
 	a, _ := pairStopped(t)
 	before := hostState(t, a)
 	a.Start(t, "--relay", "none", "--dns", "file")
@@ -173,6 +178,7 @@ func TestNetnsDownWithoutSocket(t *testing.T) {
 
 // Whoever reads the output of a node, or of a relay, goes away: it lives on.
 func TestNetnsOutputIsNotRead(t *testing.T) {
+	t.Parallel()
 	a, _ := pairStopped(t)
 	r := startRelay(t)
 	for name, argv := range map[string][]string{
@@ -217,6 +223,7 @@ func TestNetnsOutputIsNotRead(t *testing.T) {
 
 // A dry run changes nothing, and tells what a start then does.
 func TestNetnsDryRun(t *testing.T) {
+	t.Parallel()
 	a := hosttest.New(t, "a")
 	a.NS.Run(t, "ip", "link", "set", "lo", "up")
 	look := func() string {

@@ -92,6 +92,7 @@ const checkLine = `both have to show: (\d{3} \d{3})`
 // Two blank machines become peers by a code, on a LAN without anything else and by a relay
 // behind NATs, once both owners say that they see the same.
 func TestNetnsPair(t *testing.T) {
+	t.Parallel()
 	for name, join := range map[string]func(a, b *hosttest.Host) []string{
 		"LAN": func(a, b *hosttest.Host) []string {
 			nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
@@ -140,6 +141,7 @@ func TestNetnsPair(t *testing.T) {
 
 // One owner says no: nothing is added on either side, and both are told.
 func TestNetnsPairRefused(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
 	a.Start(t, "--relay", "none", "--discovery", "none")

@@ -27,6 +27,7 @@ import (
 // S6: a node that is in nobody's list gets silence, and its user is told what
 // that may mean and what the other side must run.
 func TestNetnsStranger(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
 	a.Nodetun(t, "peer", "add", b.ID(t), "--name", "bob", "--addr", "10.0.0.2:41820")
@@ -59,6 +60,7 @@ func TestNetnsStranger(t *testing.T) {
 
 // A known peer whose rules were taken away is told so, at once.
 func TestNetnsDenied(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, "--relay", "none")
 	a.AwaitPath(t, 5*time.Second, "direct")
 	_, key := b.Sshd(t)
@@ -94,6 +96,7 @@ func TestNetnsDenied(t *testing.T) {
 // S6, S11: a denied peer learns that it is denied, and nothing of where this host is. It is
 // told so once a minute, and sees no other reason in between.
 func TestNetnsDeniedLearnsNothing(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t)
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	r.plug(t, a, "10.0.0.1/24")
@@ -149,6 +152,7 @@ func TestNetnsDeniedLearnsNothing(t *testing.T) {
 // with a peer's, gets nothing, also after somebody emptied the packet filter; and nothing of
 // it stays, not even after kill -9.
 func TestNetnsWeakHost(t *testing.T) {
+	t.Parallel()
 	a, eve := hosttest.New(t, "a"), hosttest.New(t, "eve")
 	_, dev := nstest.Veth(t, a.NS, "10.0.0.1/24", eve.NS, "10.0.0.2/24")
 	before := a.NS.Run(t, "nft", "list", "ruleset")
@@ -248,6 +252,7 @@ func TestNetnsWeakHost(t *testing.T) {
 
 // S22: what a relay puts into its certificate or its answers does not reach the terminal raw.
 func TestNetnsHostileText(t *testing.T) {
+	t.Parallel()
 	const evil = "\x1b]52;c;ZXZpbA==\x07"
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
@@ -302,6 +307,7 @@ func TestNetnsHostileText(t *testing.T) {
 // A permission that ends is taken back at its time, from what runs too, and though nobody
 // can read the file any more (S16).
 func TestNetnsGrantEnds(t *testing.T) {
+	t.Parallel()
 	const lasts = 4 * time.Second
 	a, b := pair(t, "--relay", "none")
 	a.AwaitPath(t, 5*time.Second, "direct")
@@ -336,6 +342,7 @@ func TestNetnsGrantEnds(t *testing.T) {
 
 // Another node answers at the address: never connected, and said so.
 func TestNetnsWrongNodeID(t *testing.T) {
+	t.Parallel()
 	a, b, other := hosttest.New(t, "a"), hosttest.New(t, "b"), hosttest.New(t, "other")
 	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
 	a.Nodetun(t, "peer", "add", other.ID(t), "--name", "bob", "--addr", "10.0.0.2:41820")
@@ -356,6 +363,7 @@ func TestNetnsWrongNodeID(t *testing.T) {
 
 // Without any network `up` is ready at once and says what is missing.
 func TestNetnsNoNetwork(t *testing.T) {
+	t.Parallel()
 	a := hosttest.New(t, "a")
 	began := time.Now()
 	a.Start(t)
@@ -374,6 +382,7 @@ func TestNetnsNoNetwork(t *testing.T) {
 
 // The default rules let ssh and ping in and nothing else (S15).
 func TestNetnsDefaultRules(t *testing.T) {
+	t.Parallel()
 	a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 	nstest.Veth(t, a.NS, "10.0.0.1/24", b.NS, "10.0.0.2/24")
 	hosttest.Befriend(t, a, "10.0.0.1:41820", b, "10.0.0.2:41820")
@@ -403,6 +412,7 @@ func TestNetnsDefaultRules(t *testing.T) {
 
 // Each start that cannot work says why in one line and leaves files alone.
 func TestNetnsBrokenStarts(t *testing.T) {
+	t.Parallel()
 	a := hosttest.New(t, "a")
 	a.ID(t)
 	state := filepath.Join(a.Dir, "state")
@@ -456,6 +466,7 @@ func TestNetnsBrokenStarts(t *testing.T) {
 
 // Without a TUN device, and without root, `up` says so and stops.
 func TestNetnsCannotStart(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t, "setpriv")
 	a := hosttest.New(t, "a")
 	a.ID(t)
@@ -563,6 +574,7 @@ func contents(t *testing.T, dir string) map[string]string {
 
 // A second daemon on one socket is refused; the first goes on.
 func TestNetnsSecondDaemon(t *testing.T) {
+	t.Parallel()
 	a := hosttest.New(t, "a")
 	a.Start(t, "--relay", "none")
 	out, code := a.Try(t, "up", "--relay", "none", "--port", "0", "--tun", "nodetun9")

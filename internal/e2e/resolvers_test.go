@@ -18,11 +18,12 @@ import (
 )
 
 // dnsHost is a way in which a host of Debian has its names. Scripts run as root on the
-// host, whose link is eth0, and whose server is 10.0.0.254.
+// host, whose link is eth0, and whose server is 10.0.0.254; they start and stop programs
+// that run beside them by `start PROGRAM ARGS` and `stop NAME`.
 type dnsHost struct {
 	name     string
 	packages []string
-	// prepare comes before nodetun. What it starts with `start` is ended with the test.
+	// prepare comes before nodetun. What it starts is ended with the test.
 	prepare string
 	// mode is what dns = "auto" makes of it.
 	mode string
@@ -31,6 +32,20 @@ type dnsHost struct {
 	// ours is whether resolv.conf is changed by nodetun.
 	ours bool
 }
+
+// services begins each script. What runs beside it has no part in its outputs. Programs are
+// ended by their ids: this machine may have others of the same name.
+const services = `
+start() {
+	"$@" >>/run/log 2>&1 &
+	echo $! >/run/"${1##*/}".id
+}
+stop() {
+	id=$(cat /run/"$1".id)
+	kill "$id"
+	while kill -0 "$id" 2>/dev/null; do sleep 0.05; done
+}
+`
 
 const (
 	bus = `
@@ -66,8 +81,7 @@ start NetworkManager -n
 until nmcli con up lan >/dev/null 2>&1; do sleep 0.1; done
 `
 	restartManager = `
-pkill -x -TERM NetworkManager
-while pgrep -x NetworkManager >/dev/null; do sleep 0.05; done
+stop NetworkManager
 start NetworkManager -n
 until nmcli -t -f STATE general 2>/dev/null | grep -q ^connected; do sleep 0.05; done
 `
@@ -90,7 +104,7 @@ var dnsHosts = []dnsHost{
 new_domain_name=example.org new_domain_name_servers=10.0.0.254 dhclient-script`},
 	},
 	{name: "systemd-resolved", packages: []string{"systemd-resolved"}, prepare: resolved + `resolvectl dns eth0 10.0.0.254`, mode: "resolved", disturbances: []string{
-		`pkill -x -TERM systemd-resolve; while pgrep -x systemd-resolve >/dev/null; do sleep 0.05; done
+		`stop systemd-resolved
 start /lib/systemd/systemd-resolved
 until resolvectl dns eth0 10.0.0.254; do sleep 0.05; done`,
 		`resolvectl revert nodetun0`,
@@ -141,10 +155,12 @@ echo nameserver 10.0.0.254 | resolvconf -a eth0`,
 // the host's own names as before when nodetun has ended, was killed, or went. -v prints the
 // row of docs/hosts.md.
 func TestNetnsResolversOfDebian(t *testing.T) {
+	t.Parallel()
 	nstest.Require(t, "dig")
 	musl := nstest.CompileLookup(t, "musl-gcc", "-static")
 	for _, host := range dnsHosts {
 		t.Run(host.name, func(t *testing.T) {
+			t.Parallel()
 			r := startRelay(t)
 			a, b := hosttest.New(t, "a"), hosttest.New(t, "b")
 			r.plug(t, a, "10.0.0.1/24")
@@ -159,8 +175,7 @@ func TestNetnsResolversOfDebian(t *testing.T) {
 			_, key := b.Sshd(t)
 			run := func(script string) {
 				t.Helper()
-				// What goes on in the background has no part in the outputs.
-				a.NS.Run(t, "sh", "-ec", "start() { \"$@\" >>/run/log 2>&1 & }\n"+script)
+				a.NS.Run(t, "sh", "-ec", services+script)
 			}
 			run(host.prepare)
 			before := a.NS.Run(t, "cat", "/etc/resolv.conf")
@@ -216,6 +231,7 @@ func TestNetnsResolversOfDebian(t *testing.T) {
 
 // What `doctor` says of a host, and `doctor dns` of names whose way is broken.
 func TestNetnsDoctor(t *testing.T) {
+	t.Parallel()
 	r, a := startRelay(t), hosttest.New(t, "a")
 	r.plug(t, a, "10.0.0.1/24")
 	a.Debian(t)

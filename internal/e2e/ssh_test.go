@@ -39,6 +39,7 @@ func fresh(t *testing.T, h *hosttest.Host, argv ...string) (string, error) {
 // makes no warning, and a machine with another key than the one that is vouched for is
 // refused (S23).
 func TestNetnsSSHConfig(t *testing.T) {
+	t.Parallel()
 	a, b, server, key := sshHosts(t)
 	if out := a.Nodetun(t, "ssh-config", "--install"); !strings.Contains(out, "to undo: sudo nodetun ssh-config --remove") {
 		t.Errorf("install says %q", out)
@@ -105,6 +106,7 @@ func TestNetnsSSHConfig(t *testing.T) {
 
 // `nodetun ssh` and `nodetun nc` need neither configuration nor names that resolve.
 func TestNetnsSSHCommand(t *testing.T) {
+	t.Parallel()
 	a, b, _, key := sshHosts(t, "--dns", "none")
 	for _, target := range []string{"root@bob", "root@" + b.ID(t), "root@bob.node.internal"} {
 		argv := append([]string{hosttest.Program(), "ssh"}, a.Flags...)

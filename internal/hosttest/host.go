@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -50,6 +51,10 @@ type Peer struct {
 	Flows                      int
 }
 
+// etcNetns keeps tests that run side by side from making a directory in /etc/netns while that
+// goes.
+var etcNetns sync.Mutex
+
 // New makes a machine without any cable. The name shows up in that of its
 // namespace and must be short.
 func New(t testing.TB, name string) *Host {
@@ -57,10 +62,15 @@ func New(t testing.TB, name string) *Host {
 	ns := nstest.New(t, name)
 	// A file of its own in place of /etc/resolv.conf, as `ip netns` offers.
 	etc := filepath.Join("/etc/netns", ns.Name)
-	if err := os.MkdirAll(etc, 0o755); err != nil {
+	etcNetns.Lock()
+	err := os.MkdirAll(etc, 0o755)
+	etcNetns.Unlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		etcNetns.Lock()
+		defer etcNetns.Unlock()
 		_ = os.RemoveAll(etc)
 		_ = os.Remove("/etc/netns") // fails unless empty
 	})
