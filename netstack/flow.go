@@ -226,9 +226,6 @@ func (f *Flow) failure(err tcpip.Error) error {
 func (f *Flow) Write(b []byte) (int, error) {
 	f.writing.Lock()
 	defer f.writing.Unlock()
-	hurried := f.hurried
-	var patience *time.Timer
-	var over <-chan time.Time
 	for done := 0; ; {
 		if done == len(b) {
 			return done, nil
@@ -237,9 +234,6 @@ func (f *Flow) Write(b []byte) (int, error) {
 		n, err := f.endpoint.Write(&f.source, tcpip.WriteOptions{})
 		f.source.Reset(nil)
 		done += int(n)
-		if n > 0 && patience != nil {
-			patience.Reset(f.patience)
-		}
 		if err == nil {
 			continue
 		}
@@ -248,14 +242,23 @@ func (f *Flow) Write(b []byte) (int, error) {
 		}
 		select {
 		case <-f.writable:
-		case <-hurried:
-			hurried = nil
-			patience = time.NewTimer(f.patience)
-			defer patience.Stop()
-			over = patience.C
-		case <-over:
-			return done, ErrTimeout
+		case <-f.hurried:
+			if !f.roomSoon() {
+				return done, ErrTimeout
+			}
 		}
+	}
+}
+
+// roomSoon waits for room in the buffers, at most for the time that Hurry was told.
+func (f *Flow) roomSoon() bool {
+	over := time.NewTimer(f.patience)
+	defer over.Stop()
+	select {
+	case <-f.writable:
+		return true
+	case <-over.C:
+		return false
 	}
 }
 
