@@ -331,13 +331,15 @@ func (f *flow) watch(over <-chan struct{}) {
 			f.stream.CancelRead(wire.CodeFlowReset)
 		case <-gone:
 			gone = nil
-			if !f.deliver() {
-				continue
-			}
-			f.hangUp()
+			f.local.Hurry(f.patience())
+			continue // with FIN it has all, and may take its time
 		case <-stopped:
 			stopped = nil
-			if !f.stopped() || !f.deliver() {
+			if !f.stopped() {
+				continue
+			}
+			f.local.Hurry(f.patience())
+			if !f.wait(f.received) {
 				continue
 			}
 			f.hangUp()
@@ -345,13 +347,6 @@ func (f *flow) watch(over <-chan struct{}) {
 		}
 		return
 	}
-}
-
-// deliver waits until the program on this host has what came from the peer, or reads nothing
-// for too long, and reports whether the flow goes on until then.
-func (f *flow) deliver() bool {
-	f.local.Hurry(f.patience())
-	return f.wait(f.received)
 }
 
 // patience is that with a program on this host that reads nothing.
